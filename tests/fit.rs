@@ -163,6 +163,45 @@ fn the_verb_says_what_fits_and_what_would() {
     w.nothing_written();
 }
 
+/// Of several switches that are advised together none can be left out, and with all it fits.
+#[test]
+fn no_switch_is_advised_that_is_not_needed() {
+    let w = World::new();
+    std::fs::create_dir(w.dir().join("model")).unwrap();
+    let mut config = SMALL.shape.config();
+    config["num_hidden_layers"] = 6.into();
+    w.file("model/config.json", &config.to_string());
+    let small = "[model]\nsource = \"model\"\n[data]\ntrain = \"builtin:demo\"\n\
+                 [train]\nmicro_batch_tokens = 2048\n";
+    w.file("f.toml", small);
+    let mut several = 0;
+    for vram in ["256MiB", "192MiB", "160MiB"] {
+        let line = w.refused(&["fit", "f.toml", "--vram", vram], "does not fit");
+        let Some((_, what)) = line.split_once("at most: ") else {
+            continue;
+        };
+        let sets: Vec<String> = what
+            .split(" and ")
+            .map(|s| s.trim().replace(" = ", "="))
+            .collect();
+        if what.contains("; or: ") || sets.len() < 2 {
+            continue;
+        }
+        several += 1;
+        let with = |left_out: usize| {
+            let kept = sets.iter().enumerate().filter(move |(i, _)| *i != left_out);
+            let fit = ["fit", "f.toml", "--vram", vram].into_iter();
+            fit.chain(kept.flat_map(|(_, set)| ["--set", set.as_str()]))
+                .collect::<Vec<_>>()
+        };
+        w.accepted(&with(sets.len()));
+        for i in 0..sets.len() {
+            w.refused(&with(i), "does not fit");
+        }
+    }
+    assert!(several > 0, "no memory of these wants several switches");
+}
+
 /// `fit` for a GPU's memory, which needs neither a GPU nor a build for one.
 #[test]
 fn the_verb_speaks_of_a_card() {

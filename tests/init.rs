@@ -223,6 +223,26 @@ fn a_data_sets_own_split_is_measured_on() {
     );
 }
 
+/// What is measured on is read by the same limits, which are not those of its training part alone.
+#[test]
+fn limits_keep_rows_that_are_measured_on() {
+    let w = World::new();
+    fs::create_dir_all(w.dir().join("set")).unwrap();
+    w.file("set/train.csv", &table(20));
+    let again = "and again ".repeat(6);
+    let row = |i: usize, back: &str| format!("{i},Reverse {i}.,The answer is {back} {again}.");
+    let long = format!("No.,Question,Best Answer\n{}", rows(8, row));
+    w.file("set/test.csv", &long);
+    w.accepted(&["init", DEMO, "set", "--out", "a.toml"]);
+    let seen = w.accepted(&["inspect", "a.toml"]);
+    for kept in [
+        "20 of 20 examples kept",
+        "held-out data: 8 of 8 examples kept",
+    ] {
+        assert!(seen.contains(kept), "no {kept} in {seen}");
+    }
+}
+
 #[test]
 fn columns_that_no_name_tells_are_given_by_a_flag() {
     let w = World::new();

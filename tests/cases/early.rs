@@ -261,7 +261,8 @@ fn a_dry_run_says_what_a_run_would_do_and_writes_nothing() {
         "Stages: 0 of 5 are done",
         "Memory: ",
         "Time: ",
-        "Disk: 1 players of ",
+        "Disk: 1 player of ",
+        "Loading and saving are not in it",
     ];
     says(&[], &plan);
     let supervised = ["--set", "sft.epochs=2", "--set", "sft.batch=8"];
@@ -434,10 +435,7 @@ fn a_strangers_mistakes_come_before_the_models_file_and_name_their_key() {
         &["adapter.exclude=['nothing']"],
         "adapter.exclude=['nothing']: [adapter]: no projection matches",
     );
-    run(
-        &["model.source=file"],
-        "/file/m.gguf",
-    );
+    run(&["model.source=file"], "/file/m.gguf");
     let text = [
         "--set",
         "data.train=plain.jsonl",

@@ -55,6 +55,16 @@ pub fn unit(largest: u64) -> &'static str {
     if largest < 4 << 30 { "MiB" } else { "GiB" }
 }
 
+/// With its own unit, whatever is beside it: `312 B`, `1.5 KiB`, `40.0 MiB`, `6.00 GiB`.
+pub fn alone(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        // what would be rounded to 1024.0 is one of the next unit
+        1024..1_048_525 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        _ => format!("{} {}", shown(bytes, bytes), unit(bytes)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,5 +118,20 @@ mod tests {
             (shown(6 << 30, 6 << 30), unit(6 << 30)),
             ("6.00".into(), "GiB")
         );
+    }
+
+    #[test]
+    fn a_size_alone_has_the_unit_that_suits_it() {
+        for (bytes, said) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (1_048_524, "1023.9 KiB"),
+            (1_048_525, "1.0 MiB"),
+            (40 << 20, "40.0 MiB"),
+            (6 << 30, "6.00 GiB"),
+        ] {
+            assert_eq!(alone(bytes), said);
+        }
     }
 }

@@ -11,9 +11,9 @@ use randori_data::Counts;
 use randori_engine::fit::{Ceilings, Peak, Work};
 use randori_store::{Manifest, iteration_folder};
 
-use crate::bytes::{shown, unit};
+use crate::bytes::{alone, shown, unit};
 use crate::check::{self, Uses};
-use crate::figures::grouped;
+use crate::figures::counted;
 use crate::fit::amount::{Means, lengths, usual};
 use crate::fit::time::{self, Span};
 use crate::plan::{Model, Plan};
@@ -99,8 +99,9 @@ pub fn dry_run(request: &Request, fresh: bool) -> Result<()> {
         dir.display()
     );
     let end = table.end(&plan, &how, &lengths(&plan, means))?
-        + &disk(&plan, &corpus.train.counts, games.len(), table.most);
-    request.watch.result(format!("{head}\n{}{end}", table.text));
+        + &disk(&plan, &corpus.train.counts, games.len());
+    let lines = laid(&table.rows, request.watch.columns());
+    request.watch.result(format!("{head}\n{lines}{end}"));
     Ok(())
 }
 
@@ -170,7 +171,7 @@ impl Listed<'_> {
             stage: "policy",
             kind: "sft",
             label: "supervised".into(),
-            what: format!("{} examples in {} steps", grouped(seen), grouped(steps)),
+            what: format!("{} in {}", counted(seen, "example"), counted(steps, "step")),
             units: seen,
             works: self.works(|plan| time::supervised(plan, seen))?,
         });
@@ -180,7 +181,7 @@ impl Listed<'_> {
     /// A player's answers, and log-probs by so many `players`.
     fn measured(&mut self, place: String, label: String, players: usize) -> Result<()> {
         let answers = self.held_out * self.recipe.eval.seeds.len();
-        let (told, of) = (grouped(answers), grouped(self.held_out));
+        let (told, of) = (counted(answers, "answer"), counted(self.held_out, "pair"));
         let works = self.works(|plan| {
             let mut work = time::answering(plan, answers, true)?;
             work += time::scoring(plan, players * self.held_out)?;
@@ -191,7 +192,7 @@ impl Listed<'_> {
             stage: "eval",
             kind: "eval",
             label,
-            what: format!("{told} answers, log-probs of {of} pairs"),
+            what: format!("{told}, log-probs of {of}"),
             units: answers,
             works,
         });
@@ -204,7 +205,7 @@ impl Listed<'_> {
             stage: "generated",
             kind: "generate",
             label: format!("iteration {t}: generated"),
-            what: format!("{} prompts", grouped(self.examples)),
+            what: counted(self.examples, "prompt"),
             units: self.examples,
             works: self.works(|plan| time::answering(plan, self.examples, false))?,
         });
@@ -227,7 +228,7 @@ impl Listed<'_> {
             stage: "pairs",
             kind: "score",
             label: format!("iteration {t}: pairs"),
-            what: format!("{} pairs at most, {what}", grouped(pairs)),
+            what: format!("{} at most, {what}", counted(pairs, "pair")),
             units: pairs,
             works,
         });
@@ -246,9 +247,9 @@ impl Listed<'_> {
             kind: "train",
             label: format!("iteration {t}: policy"),
             what: format!(
-                "{} pairs in {} steps at most",
-                grouped(seen),
-                grouped(steps)
+                "{} in {} at most",
+                counted(seen, "pair"),
+                counted(steps, "step")
             ),
             units: seen,
             works: self.works(|plan| time::training(plan, seen, steps))?,
@@ -268,9 +269,36 @@ fn measure(tasks: &[Task], kept: &Manifest, measured: &mut Measured) {
     }
 }
 
+/// A line's cells: stage, what it does, memory, time, and what is known of them.
+type Cells = [String; 5];
+
+/// The lines below each other. In a window of so many columns that is too narrow for one of them,
+/// each has what it does and what is known below itself.
+fn laid(rows: &[Cells], columns: Option<usize>) -> String {
+    let wide = |[stage, does, memory, time, state]: &Cells| {
+        let line = format!("{stage:31} {does:45} {memory:>12}{time:>20}   {state}");
+        line.trim_end().to_owned()
+    };
+    let lines: Vec<String> = rows.iter().map(wide).collect();
+    let fit = |line: &String| columns.is_none_or(|columns| line.chars().count() <= columns);
+    if lines.iter().all(fit) {
+        return lines.join("\n") + "\n";
+    }
+    let longest = rows.iter().map(|row| row[0].chars().count()).max();
+    let width = longest.unwrap_or(0);
+    let narrow = |[stage, does, memory, time, state]: &Cells| {
+        let known = match state.is_empty() {
+            true => String::new(),
+            false => format!("; {state}"),
+        };
+        format!("{stage:width$} {memory:>12}{time:>20}\n    {does}{known}\n")
+    };
+    rows.iter().map(narrow).collect()
+}
+
 /// The plan's lines, and what they add up to.
 struct Table {
-    text: String,
+    rows: Vec<Cells>,
     machine: Option<Ceilings>,
     measured: Measured,
     /// Memory of each kind of stage.
@@ -296,7 +324,13 @@ impl Table {
             .unwrap_or(0);
         let memory = format!("memory {}", unit(most));
         Ok(Table {
-            text: format!("{:31} {:45} {memory:>12}{:>20}\n", "stage", "does", "time"),
+            rows: vec![[
+                "stage".into(),
+                "does".into(),
+                memory,
+                "time".into(),
+                String::new(),
+            ]],
             machine,
             measured,
             peaks,
@@ -370,9 +404,8 @@ impl Table {
 
     fn line(&mut self, label: &str, what: &str, memory: &str, time: Option<Span>, state: &str) {
         let time = time.map_or("-".into(), Span::words);
-        let line = format!("{label:31} {what:45} {memory:>12}{time:>20}   {state}");
-        self.text.push_str(line.trim_end());
-        self.text.push('\n');
+        let cells = [label, what, memory, &time, state];
+        self.rows.push(cells.map(String::from));
     }
 
     /// What the lines add up to; `how` a time is estimated, and with rows how long.
@@ -386,8 +419,12 @@ impl Table {
             true => ", and of some stages nobody knows",
             false => "",
         };
+        let baseline = match plan.recipe.compare.continued_sft {
+            true => "Loading, saving and continued SFT",
+            false => "Loading and saving",
+        };
         Ok(format!(
-            "\nStages: {} of {} are done.\nMemory: {} {} at most, {runs}.\nTime: {} left{unknown}; where no such stage was done here before, {how}:\n{lengths}.\nLoading, saving and continued SFT are not in it.\n",
+            "\nStages: {} of {} are done.\nMemory: {} {} at most, {runs}.\nTime: {} left{unknown}; where no such stage was done here before, {how}:\n{lengths}.\n{baseline} are not in it.\n",
             self.done,
             self.all,
             shown(peak, self.most),
@@ -397,8 +434,8 @@ impl Table {
     }
 }
 
-/// What the run's folder takes, in the unit that suits `most`.
-fn disk(plan: &Plan, counts: &Counts, games: usize, most: u64) -> String {
+/// What the run's folder takes.
+fn disk(plan: &Plan, counts: &Counts, games: usize) -> String {
     let r = &plan.recipe;
     let (games, iterations, examples) =
         (games as u64, r.game.iterations as u64, counts.kept as u64);
@@ -414,11 +451,49 @@ fn disk(plan: &Plan, counts: &Counts, games: usize, most: u64) -> String {
     let answers = iterations.saturating_mul(TEXT * read + (TEXT + ID) * answered);
     let windows = (1..=iterations).map(|t| t.min(r.game.window as u64));
     let pairs = windows.sum::<u64>().saturating_mul(ID * (read + answered));
-    let of = |bytes: u64| format!("{} {}", shown(bytes, most), unit(most));
+    let each = if players == 1 { "" } else { " each" };
     format!(
-        "Disk: {players} players of {} each, pairs and answers up to about {}, and while one is trained up to {} of checkpoints.\n",
-        of(player),
-        of(games.saturating_mul(answers.saturating_add(pairs))),
-        of(2 * (player + plan.game.moment_bytes())),
+        "Disk: {} of {}{each}, pairs and answers up to about {}, and while one is trained up to {} of checkpoints.\n",
+        counted(players as usize, "player"),
+        alone(player),
+        alone(games.saturating_mul(answers.saturating_add(pairs))),
+        alone(2 * (player + plan.game.moment_bytes())),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows() -> Vec<Cells> {
+        let row = |cells: [&str; 5]| cells.map(String::from);
+        vec![
+            row(["stage", "does", "memory MiB", "time", ""]),
+            row([
+                "seed 2, iteration 0: policy",
+                "123,456 pairs in 12,345 steps at most",
+                "123.4",
+                "1:02:03 to 12:34:56",
+                "begun; the time is that of all of it",
+            ]),
+        ]
+    }
+
+    #[test]
+    fn no_line_is_wider_than_a_window_of_80_columns() {
+        let narrow = laid(&rows(), Some(80));
+        let widths = narrow.lines().map(|line| line.chars().count());
+        assert!(widths.max() <= Some(80), "{narrow}");
+        // nothing is cut
+        for cell in rows().concat() {
+            assert!(narrow.contains(&cell), "no {cell:?} in\n{narrow}");
+        }
+    }
+
+    #[test]
+    fn a_pipe_and_a_wide_window_have_a_line_for_each_stage() {
+        let wide = laid(&rows(), None);
+        assert_eq!(wide.lines().count(), 2);
+        assert_eq!(laid(&rows(), Some(200)), wide);
+    }
 }

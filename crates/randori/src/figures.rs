@@ -45,9 +45,24 @@ pub fn grouped(number: usize) -> String {
     out
 }
 
+/// `1 player`, `1,234 players`.
+pub fn counted(number: usize, what: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{} {what}{ending}", grouped(number))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_not_several() {
+        let said = [0, 1, 2, 1234].map(|n| counted(n, "player"));
+        assert_eq!(
+            said,
+            ["0 players", "1 player", "2 players", "1,234 players"]
+        );
+    }
 
     /// No more is said than is known: about a tenth.
     #[test]

@@ -346,8 +346,17 @@ impl Plan {
         let r = &self.recipe;
         let (step, scored) = (self.pairs(r.train.batch), self.pairs(usize::MAX));
         let slots = r.generate.batch;
-        let at = |d: Decoding| format!("{} slots of {} + {} tokens", d.slots, d.prompt, d.response);
-        let rows = |p: &Packing| format!("{} rows at a time", p.rows);
+        let at = |d: Decoding| {
+            let ending = if d.slots == 1 { "" } else { "s" };
+            format!(
+                "{} slot{ending} of {} + {} tokens",
+                d.slots, d.prompt, d.response
+            )
+        };
+        let rows = |p: &Packing| match p.rows {
+            1 => "1 row at a time".to_owned(),
+            rows => format!("{rows} rows at a time"),
+        };
         let mut stages = vec![(
             "load",
             "one tensor at a time".to_string(),
@@ -356,7 +365,12 @@ impl Plan {
         if self.is_supervised() {
             let packing = self.supervised();
             let peak = self.sft(&packing)?;
-            stages.push(("sft", rows(&packing), peak));
+            // a game without a supervised stage has it for the baseline alone
+            let whose = match self.aim == Aim::Spin && r.sft.epochs == 0 {
+                true => ", of continued SFT",
+                false => "",
+            };
+            stages.push(("sft", rows(&packing) + whose, peak));
         }
         if self.aim == Aim::Sft {
             let packing = self.alone();

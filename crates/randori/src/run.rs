@@ -118,7 +118,12 @@ fn watched(
         validation: corpus.validation.as_ref(),
     };
     let ahead = outlook::planned(session, &data, games, fresh)?;
-    Ok(Arc::new(Outlook::new(session.watch.clone(), ahead)))
+    let planner = outlook::planner(session, &data);
+    Ok(Arc::new(Outlook::new(
+        session.watch.clone(),
+        ahead,
+        planner,
+    )))
 }
 
 /// `summary.json` and `report.html`.

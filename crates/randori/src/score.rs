@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::artefacts::PairRow;
 use crate::check::{self, Uses};
+use crate::figures::counted;
 use crate::request::Request;
 use crate::session::Opened;
 use crate::stages::{scored, write_rows};
@@ -38,9 +39,9 @@ pub fn score(request: &Request, file: &Path, out: &Path) -> Result<()> {
     let mean = |of: &dyn Fn(&PairRow) -> Option<f64>| rows.iter().filter_map(of).sum::<f64>() / n;
     result!(
         session.watch,
-        "{}: {} pairs, log p(real) {:.3}, log p(generated) {:.3} on average",
+        "{}: {}, log p(real) {:.3}, log p(generated) {:.3} on average",
         out.display(),
-        rows.len(),
+        counted(rows.len(), "pair"),
         mean(&|r| r.ref_real),
         mean(&|r| r.ref_generated)
     );

@@ -12,6 +12,7 @@ use randori_store::{JsonLines, Manifest, Open, Workspace};
 
 use crate::artefacts::{Learnt, PairRow, Pairs};
 use crate::check::Uses;
+use crate::figures::counted;
 use crate::inputs::{self, Hashes};
 use crate::provenance::Provenance;
 use crate::record::{PAIRS, Recorder};
@@ -85,9 +86,9 @@ pub fn train(
     outbox::player(&session, &learnt, out, &to)?;
     result!(
         session.watch,
-        "{}: trained on {} pairs; metrics in {}",
+        "{}: trained on {}; metrics in {}",
         out.display(),
-        pairs.len(),
+        counted(pairs.len(), "pair"),
         dir.join(place).display()
     );
     Ok(())
@@ -175,8 +176,8 @@ fn measured(
         margin, accuracy, ..
     } = Signals::of(&pairs, beta);
     Ok(format!(
-        "validation: margin {margin:.4}, accuracy {accuracy:.3} on {} pairs, against the start",
-        pairs.len()
+        "validation: margin {margin:.4}, accuracy {accuracy:.3} on {}, against the start",
+        counted(pairs.len(), "pair")
     ))
 }
 

@@ -45,8 +45,7 @@ impl Arch for Qwen3Moe {
     const DIALECT: Dialect = Dialect {
         class: "Qwen3MoeForCausalLM",
         defaults: r#"{"num_key_value_heads": 4, "num_local_experts": 128, "num_experts_per_tok": 8,
-            "moe_intermediate_size": 768, "norm_topk_prob": false, "sliding_window": 4096,
-            "max_window_layers": 0}"#,
+            "moe_intermediate_size": 768, "norm_topk_prob": false, "sliding_window": 4096}"#,
         gguf: Some(Gguf {
             architecture: "qwen3moe",
             modules: &[
@@ -202,5 +201,7 @@ mod tests {
         assert_eq!(windows(used), [Some(4096); 2]);
         let of_eight = format!(r#"{used}, "sliding_window": 8, "max_window_layers": 3"#);
         assert_eq!(windows(&of_eight), [Some(8); 2]);
+        // GGUF's side goes by this: a class without a default of the key does not read it
+        assert!(!Qwen3Moe::DIALECT.defaults.contains("max_window_layers"));
     }
 }

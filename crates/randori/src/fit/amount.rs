@@ -7,7 +7,7 @@ use randori_data::Encoded;
 use crate::aim::Aim;
 use crate::corpus::{self, policy};
 use crate::data_rows;
-use crate::figures::grouped;
+use crate::figures::{counted, grouped};
 use crate::plan::{Model, Plan};
 use crate::recipe::Recipe;
 use crate::request::Split;
@@ -116,7 +116,7 @@ impl Amount {
             (None, Some(n)) => (n, "data.limit"),
             (None, None) => (SUPPOSED, "supposed: data.train is not at hand"),
         };
-        let mut what = format!("{} examples ({from})", grouped(examples));
+        let mut what = format!("{} ({from})", counted(examples, "example"));
         let held_out = match aim {
             Aim::Sft | Aim::Dpo => data_rows::count(recipe, Split::Validation).unwrap_or(0),
             Aim::Spin => {

@@ -5,7 +5,8 @@ use anyhow::Result;
 use randori_engine::fit::{Packing, largest};
 
 use crate::aim::Aim;
-use crate::bytes::{shown, unit};
+use crate::bytes::alone;
+use crate::figures::counted;
 use crate::plan::{MOST, Model, Plan, bytes, micro_batch, slots};
 use crate::recipe::{AdapterKind, ComputeDevice, Dtype, OptimizerKind, OrAuto, Recipe};
 use crate::watch::Watch;
@@ -13,20 +14,19 @@ use crate::watch::Watch;
 /// Says whether it fits, the largest sizes that do, and what would make it fit.
 pub fn against(watch: &dyn Watch, model: &Model, plan: &Plan, limit: u64) -> Result<()> {
     let peak = plan.peak()?;
-    let size = |bytes: u64| format!("{} {}", shown(bytes, limit), unit(limit));
     let free = limit.saturating_sub(plan.besides());
     if peak <= limit {
         result!(
             watch,
             "\nFits into {}: {} at most.",
-            size(limit),
-            size(peak)
+            alone(limit),
+            alone(peak)
         );
     }
     result!(
         watch,
         "\nThe largest that fit into {}, all else as in the recipe:",
-        size(limit)
+        alone(limit)
     );
     let (item, longest) = longest(plan, free)?;
     result!(watch, "  {item:<28} {}", or_none(longest));
@@ -50,15 +50,22 @@ pub fn against(watch: &dyn Watch, model: &Model, plan: &Plan, limit: u64) -> Res
     let large: Vec<String> = stages
         .iter()
         .filter(|(_, _, p)| p.total() > free)
-        .map(|(name, _, p)| format!("{name} {}", size(p.total() + plan.besides())))
+        .map(|(name, _, p)| format!("{name} {}", alone(p.total() + plan.besides())))
         .collect();
     let would = match remedies(model, plan, limit)? {
-        Some((each, peak)) => format!("this would, with {} at most: {}", size(peak), each.join("; or: ")),
-        None => "no switch of the recipe makes it: take a smaller model, or shorter prompts and responses (data.max_prompt_tokens, data.max_response_tokens, generate.max_new_tokens)".into(),
+        Some((each, peak)) => format!(
+            "this would, with {} at most: {}",
+            alone(peak),
+            each.join("; or: ")
+        ),
+        None => format!(
+            "no switch of the recipe makes it: take a smaller model{}",
+            shorter(model, plan, limit)?
+        ),
     };
     anyhow::bail!(
         "does not fit into {}: {}; {would}",
-        size(limit),
+        alone(limit),
         large.join(", ")
     )
 }
@@ -80,8 +87,9 @@ fn longest(plan: &Plan, free: u64) -> Result<(&'static str, Option<String>)> {
     })?;
     let longest = response.map(|n| {
         format!(
-            "{n} tokens a response: {} rows with a prompt of {prompt}",
-            Packing::item(prompt, &vec![n; players])
+            "{} a response: {} with a prompt of {prompt}",
+            counted(n, "token"),
+            counted(Packing::item(prompt, &vec![n; players]), "row")
         )
     });
     Ok((item, longest))
@@ -119,6 +127,27 @@ fn any_slots(slots: usize, plan: &Plan) -> String {
         }
         _ => slots.to_string(),
     }
+}
+
+/// The advice to take shorter texts, where that can make it fit with the switches.
+fn shorter(model: &Model, plan: &Plan, limit: u64) -> Result<String> {
+    let mut recipe = plan.recipe.clone();
+    recipe.data.max_prompt_tokens = 1;
+    recipe.data.max_response_tokens = 1;
+    recipe.generate.max_new_tokens = 1;
+    recipe.eval.max_new_tokens = None;
+    let least = Plan::of(model, recipe)?.meant_for(plan.aim);
+    let free = limit.saturating_sub(plan.besides());
+    if switched(model, &least, &JOINT, free)?.1 > limit {
+        return Ok(String::new());
+    }
+    let answers = match plan.has_pairs() {
+        true => ", generate.max_new_tokens",
+        false => "",
+    };
+    Ok(format!(
+        ", or shorter prompts and responses (data.max_prompt_tokens, data.max_response_tokens{answers})"
+    ))
 }
 
 /// Switches in the order in which they cost least: each a recipe key and its value, from a plan
@@ -177,37 +206,68 @@ const SWITCHES: [Switch; 8] = [
 ];
 
 /// What would make it fit, and the memory it then takes at most: single switches if there are any,
-/// or else as many as it needs, one after the other.
+/// or else several, of which none can be left out.
 fn remedies(model: &Model, plan: &Plan, limit: u64) -> Result<Option<(Vec<String>, u64)>> {
     let free = limit.saturating_sub(plan.besides());
     let (mut single, mut most) = (Vec::new(), 0);
-    for switch in SWITCHES {
-        let mut recipe = plan.recipe.clone();
-        if let Some(what) = switch(&mut recipe, plan, free)? {
-            let peak = Plan::of(model, recipe)?.meant_for(plan.aim).peak()?;
-            if peak <= limit {
-                most = most.max(peak);
-                single.push(what);
-            }
+    for i in 0..SWITCHES.len() {
+        let (said, peak) = switched(model, plan, &[i], free)?;
+        if peak <= limit && !said.is_empty() {
+            most = most.max(peak);
+            single.extend(said);
         }
     }
     if !single.is_empty() {
         return Ok(Some((single, most)));
     }
-    // sizes last: only when nothing else is left is known how small they must be
-    let mut together = Vec::new();
-    let mut now = Plan::of(model, plan.recipe.clone())?.meant_for(plan.aim);
-    for i in [0, 1, 6, 7, 4, 5, 2, 3] {
-        let mut recipe = now.recipe.clone();
-        let Some(what) = SWITCHES[i](&mut recipe, &now, free)? else {
-            continue;
-        };
-        together.push(what);
-        now = Plan::of(model, recipe)?.meant_for(plan.aim);
-        let peak = now.peak()?;
-        if peak <= limit {
-            return Ok(Some((vec![together.join(" and ")], peak)));
+    let fits = |chosen: &[usize]| {
+        let now = switched(model, plan, chosen, free)?;
+        anyhow::Ok((now.1 <= limit).then_some(now))
+    };
+    let mut chosen = Vec::new();
+    for switch in JOINT {
+        chosen.push(switch);
+        if fits(&chosen)?.is_some() {
+            break;
         }
     }
-    Ok(None)
+    let Some(mut found) = fits(&chosen)? else {
+        return Ok(None);
+    };
+    for switch in DEAREST {
+        let without: Vec<usize> = chosen.iter().copied().filter(|i| *i != switch).collect();
+        if without.len() < chosen.len()
+            && let Some(fewer) = fits(&without)?
+        {
+            (chosen, found) = (without, fewer);
+        }
+    }
+    let (each, peak) = found;
+    Ok(Some((vec![each.join(" and ")], peak)))
+}
+
+/// Places in [`SWITCHES`] in the order in which they are thrown together: sizes last, since only
+/// when nothing else is left is known how small they must be.
+const JOINT: [usize; 8] = [0, 1, 6, 7, 4, 5, 2, 3];
+
+/// The order in which they are taken back where it fits without: first what changes the weights'
+/// and moments' precision, then what takes time.
+const DEAREST: [usize; 8] = [5, 7, 4, 6, 1, 0, 3, 2];
+
+/// What these switches say that change something, thrown one after the other, and the memory that
+/// is then taken. One that makes a recipe which cannot be played is left out.
+fn switched(model: &Model, plan: &Plan, which: &[usize], free: u64) -> Result<(Vec<String>, u64)> {
+    let of = |recipe| anyhow::Ok(Plan::of(model, recipe)?.meant_for(plan.aim));
+    let (mut said, mut now) = (Vec::new(), of(plan.recipe.clone())?);
+    for i in which {
+        let mut recipe = now.recipe.clone();
+        if let Some(what) = SWITCHES[*i](&mut recipe, &now, free)?
+            && let Ok(next) = of(recipe)
+        {
+            said.push(what);
+            now = next;
+        }
+    }
+    let peak = now.peak()?;
+    Ok((said, peak))
 }

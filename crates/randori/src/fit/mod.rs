@@ -13,7 +13,7 @@ use anyhow::Result;
 use randori_engine::fit::Peak;
 
 use crate::aim::Aim;
-use crate::bytes::{shown, unit};
+use crate::bytes::{alone, shown, unit};
 use crate::check::{self, Uses};
 use crate::folder;
 use crate::memory::{chosen, free};
@@ -59,7 +59,8 @@ pub fn fit(request: &Request, limit: Option<u64>, aim: Option<Aim>) -> Result<()
         "Stages of `{}` ({why}); those of another verb: --for.\n",
         aim.command()
     );
-    request.watch.result(memory(&plan, &model, &of)?);
+    let columns = request.watch.columns();
+    request.watch.result(memory(&plan, &model, &of, columns)?);
     request.watch.result(time::shown(&model, &plan, &amount)?);
     match limit {
         Some(limit) => limits::against(&*request.watch, &model, &plan, limit),
@@ -78,8 +79,8 @@ fn aimed(request: &Request, recipe: &Recipe, asked: Option<Aim>) -> (Aim, &'stat
     }
 }
 
-/// What the stages take; `of` says whose they are.
-fn memory(plan: &Plan, model: &Model, of: &str) -> Result<String> {
+/// What the stages take, in a window of so many columns; `of` says whose they are.
+fn memory(plan: &Plan, model: &Model, of: &str, columns: Option<usize>) -> Result<String> {
     let r = &plan.recipe;
     let count = |w: &randori_engine::trace::TracedWeight| w.shape.iter().product::<usize>() as f64;
     let all: f64 = model.trace.weights.iter().map(count).sum();
@@ -103,7 +104,7 @@ fn memory(plan: &Plan, model: &Model, of: &str) -> Result<String> {
     out.push_str(of);
     out.push_str(&passes(&plan.recipe));
     out.push_str(&about(plan, most)?);
-    out.push_str(&table(&stages, most));
+    out.push_str(&table(&stages, most, columns));
     let of = |stage: &str| {
         stages
             .iter()
@@ -125,17 +126,17 @@ fn memory(plan: &Plan, model: &Model, of: &str) -> Result<String> {
         Aim::Sft | Aim::Dpo => ("the", ""),
     };
     out.push_str(&format!(
-        "Disk: {} {} for {whose} player, up to {} more while one is trained{besides}.\n",
-        shown(player, most),
-        unit(most),
-        shown(2 * (player + moments), most)
+        "Disk: {} for {whose} player, up to {} more while one is trained{besides}.\n",
+        alone(player),
+        alone(2 * (player + moments))
     ));
     Ok(out)
 }
 
-/// A line for each stage, in the unit that suits `most`, the largest.
-fn table(stages: &[(&'static str, String, Peak)], most: u64) -> String {
-    let columns = [
+/// A line for each stage, in the unit that suits `most`, the largest; what decides its size stands
+/// below it where a window of so many `columns` has no room beside it.
+fn table(stages: &[(&'static str, String, Peak)], most: u64, columns: Option<usize>) -> String {
+    let titles = [
         "base",
         "players",
         "moments",
@@ -145,10 +146,20 @@ fn table(stages: &[(&'static str, String, Peak)], most: u64) -> String {
         "peak",
     ];
     let mut out = format!("{:10}", "stage");
-    columns
+    titles
         .iter()
         .for_each(|c| out.push_str(&format!("{c:>10}")));
     out.push('\n');
+    let largest = |p: &Peak| match p.total() == most {
+        true => "   <- the largest",
+        false => "",
+    };
+    let width = |(_, what, p): &(&str, String, Peak)| 83 + what.len() + largest(p).len();
+    let widest = stages.iter().map(width).max().unwrap_or(0);
+    let between = match columns.is_some_and(|columns| widest > columns) {
+        true => "\n    ",
+        false => "   ",
+    };
     for (name, what, p) in stages {
         out.push_str(&format!("{name:10}"));
         for bytes in [
@@ -162,11 +173,7 @@ fn table(stages: &[(&'static str, String, Peak)], most: u64) -> String {
         ] {
             out.push_str(&format!("{:>10}", shown(bytes, most)));
         }
-        let largest = match p.total() == most {
-            true => "   <- the largest",
-            false => "",
-        };
-        out.push_str(&format!("   {what}{largest}\n"));
+        out.push_str(&format!("{between}{what}{}\n", largest(p)));
     }
     out
 }
@@ -232,4 +239,38 @@ fn words(plan: &Plan, training: &str, train: &Peak, generate: Option<u64>, most:
         of(train.logits),
         of(plan.besides())
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_room_in_80_columns_and_nothing_is_cut() {
+        let peak = Peak {
+            base: 20_000 << 20,
+            work: 1234,
+            ..Peak::default()
+        };
+        let what = "64 slots of 4,096 + 4,096 tokens, log-probs first".to_owned();
+        let stages = [
+            ("load", "one".to_owned(), Peak::default()),
+            ("generate", what, peak),
+        ];
+        let narrow = table(&stages, peak.total(), Some(80));
+        let widths = narrow.lines().map(|line| line.chars().count());
+        assert!(widths.max() <= Some(80), "{narrow}");
+        assert!(
+            narrow.contains("log-probs first   <- the largest"),
+            "{narrow}"
+        );
+        let wide = table(&stages, peak.total(), None);
+        assert_eq!((wide.lines().count(), narrow.lines().count()), (3, 5));
+        let words = |text: &str| {
+            text.split_whitespace()
+                .map(String::from)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(words(&wide), words(&narrow));
+    }
 }

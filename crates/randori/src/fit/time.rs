@@ -9,21 +9,39 @@ use randori_engine::fit::{Ceilings, Packing, Work};
 
 use super::amount::{Amount, lengths, usual};
 use crate::aim::Aim;
-use crate::figures::{clock, grouped};
+use crate::figures::{clock, counted};
 use crate::plan::{Model, Plan};
 use crate::settings;
+
+/// Memory that is read for its speed beside a run: more than caches hold.
+const BESIDE: u64 = 64 << 20;
 
 /// What this machine can do, and where that was measured.
 ///
 /// # Errors
 /// A GPU that cannot be asked.
 pub fn machine(plan: &Plan) -> Result<(Ceilings, String)> {
-    if plan.card {
-        let said = "on the GPU; the share of it that passes reach is assumed".into();
-        return Ok((on_card(plan)?, said));
+    let measured = measured(plan, plan.game.base_bytes())?;
+    let said = match plan.card {
+        true => "on the GPU; the share of it that passes reach is assumed".into(),
+        false => format!("on {}", counted(plan.threads, "thread")),
+    };
+    Ok((measured, said))
+}
+
+/// The same beside a run whose memory is in use, in little more.
+///
+/// # Errors
+/// A GPU that cannot be asked, or has no room.
+pub fn beside_a_run(plan: &Plan) -> Result<Ceilings> {
+    measured(plan, plan.game.base_bytes().min(BESIDE))
+}
+
+fn measured(plan: &Plan, bytes: u64) -> Result<Ceilings> {
+    match plan.card {
+        true => on_card(plan, bytes),
+        false => Ok(Ceilings::measure(plan.game.trace().width, bytes)?),
     }
-    let machine = Ceilings::measure(plan.game.trace().width, plan.game.base_bytes())?;
-    Ok((machine, format!("on {} threads", plan.threads)))
 }
 
 /// Seconds, at least and at most: nobody knows beforehand how long answers become.
@@ -139,8 +157,8 @@ pub fn shown(model: &Model, plan: &Plan, amount: &Amount) -> Result<String> {
     let all = total(model, plan, amount, &machine)?.words();
     out.push_str(&format!("{:10}{all:>20}{games}\n", "total"));
     let baseline = match plan.aim {
-        Aim::Spin => " the baseline of compare.continued_sft,",
-        Aim::Sft | Aim::Dpo => "",
+        Aim::Spin if plan.recipe.compare.continued_sft => " the baseline of compare.continued_sft,",
+        _ => "",
     };
     out.push_str(&format!(
         "\nNot in it: loading, saving,{baseline} and what else the machine does meanwhile.\n"
@@ -149,17 +167,20 @@ pub fn shown(model: &Model, plan: &Plan, amount: &Amount) -> Result<String> {
 }
 
 #[cfg(feature = "cuda")]
-fn on_card(plan: &Plan) -> Result<Ceilings> {
+fn on_card(plan: &Plan, bytes: u64) -> Result<Ceilings> {
     let float = match plan.recipe.model.dtype {
         crate::recipe::Dtype::F32 => candle_core::DType::F32,
         _ => candle_core::DType::BF16,
     };
-    let (width, weights) = (plan.game.trace().width, plan.game.base_bytes());
-    Ok(Ceilings::measure_on_card(width, weights, float)?)
+    Ok(Ceilings::measure_on_card(
+        plan.game.trace().width,
+        bytes,
+        float,
+    )?)
 }
 
 #[cfg(not(feature = "cuda"))]
-fn on_card(_: &Plan) -> Result<Ceilings> {
+fn on_card(_: &Plan, _: u64) -> Result<Ceilings> {
     anyhow::bail!("this program is built without the feature `cuda`")
 }
 
@@ -183,8 +204,9 @@ fn stages(plan: &Plan, amount: &Amount) -> Result<Vec<Stage>> {
     }
 }
 
-fn times(what: &str, count: usize) -> String {
-    format!("{} {what}", grouped(count))
+/// `1 pair scored`, `24 pairs scored`; a name's first words are `what`, the rest `done`.
+fn times(what: &str, done: &str, count: usize) -> String {
+    format!("{}{done}", counted(count, what))
 }
 
 /// Supervised training and nothing else, which makes one pass where the recipe has none before a
@@ -193,7 +215,7 @@ fn alone(plan: &Plan, amount: &Amount) -> Result<Vec<Stage>> {
     let seen = amount.examples * plan.recipe.sft.epochs.max(1);
     let trained = (
         "sft",
-        times("examples trained on", seen),
+        times("example", " trained on", seen),
         supervised(plan, seen)?,
     );
     if amount.held_out == 0 {
@@ -202,7 +224,7 @@ fn alone(plan: &Plan, amount: &Amount) -> Result<Vec<Stage>> {
     let item = Packing::item(plan.prompt(), &plan.responses()[..1]);
     let packing = plan.alone();
     let measured = plan.game.scoring_work(&packing)? * share(amount.held_out, item, &packing);
-    let what = times("validation examples", amount.held_out);
+    let what = times("validation example", "", amount.held_out);
     Ok(vec![trained, ("score", what, measured)])
 }
 
@@ -215,11 +237,11 @@ fn given(plan: &Plan, amount: &Amount) -> Result<Vec<Stage>> {
     // what is measured on is scored by the start and by what came of it
     let scored = 2 * amount.held_out + if plan.scores { n } else { 0 };
     if scored > 0 {
-        let what = times("pairs scored", scored);
+        let what = times("pair", " scored", scored);
         stages.push(("score", what, scoring(plan, scored)?));
     }
     let work = training(plan, n * epochs, n.div_ceil(r.train.batch) * epochs)?;
-    stages.push(("train", times("pairs trained on", n * epochs), work));
+    stages.push(("train", times("pair", " trained on", n * epochs), work));
     Ok(stages)
 }
 
@@ -232,7 +254,7 @@ fn game(plan: &Plan, amount: &Amount) -> Result<Vec<Stage>> {
     if r.sft.epochs > 0 {
         let seen = r.sft.epochs * n;
         let work = supervised(plan, seen)?;
-        stages.push(("sft", times("examples trained on", seen), work));
+        stages.push(("sft", times("example", " trained on", seen), work));
     }
     let of_iteration = |t: usize| n * (t + 1).min(r.game.window);
     let pairs: usize = (0..iterations).map(of_iteration).sum();
@@ -249,20 +271,20 @@ fn game(plan: &Plan, amount: &Amount) -> Result<Vec<Stage>> {
     measuring += scoring(plan, amount.held_out * (2 * iterations + 1))?;
     stages.push((
         "generate",
-        times("answers", n * iterations),
+        times("answer", "", n * iterations),
         answering(plan, n * iterations, false)?,
     ));
     if plan.scores {
         let work = scoring(plan, pairs)?;
-        stages.push(("score", times("pairs scored", pairs), work));
+        stages.push(("score", times("pair", " scored", pairs), work));
     }
     stages.extend([
         (
             "train",
-            times("pairs trained on", trained),
+            times("pair", " trained on", trained),
             training(plan, trained, steps)?,
         ),
-        ("eval", times("answers measured", measured), measuring),
+        ("eval", times("answer", " measured", measured), measuring),
     ]);
     Ok(stages)
 }

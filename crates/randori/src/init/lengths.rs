@@ -9,30 +9,44 @@ const STEP: usize = 16;
 const TIMES: usize = 2;
 const MOST: f64 = 0.95;
 
-/// Lengths in tokens, in order; at least one.
+/// Lengths in tokens of the examples of one or several parts of the data; at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spread(Vec<usize>);
+pub struct Spread {
+    /// All of them, in order.
+    all: Vec<usize>,
+    /// Each part's, in order: of a small part most examples are kept too.
+    parts: Vec<Vec<usize>>,
+}
+
+/// The length that this share of the examples, which are in order, does not exceed.
+fn at(sorted: &[usize], share: f64) -> usize {
+    let count = (share * sorted.len() as f64).ceil() as usize;
+    let last = sorted.len().saturating_sub(1);
+    let at = count.saturating_sub(1).min(last);
+    sorted.get(at).copied().unwrap_or(1)
+}
 
 impl Spread {
-    fn of(lengths: impl Iterator<Item = usize>) -> Spread {
-        let mut sorted: Vec<usize> = lengths.collect();
-        sorted.sort_unstable();
-        Spread(sorted)
+    fn of(mut parts: Vec<Vec<usize>>) -> Spread {
+        parts.iter_mut().for_each(|part| part.sort_unstable());
+        let mut all = parts.concat();
+        all.sort_unstable();
+        Spread { all, parts }
     }
 
-    /// The length that this share of the examples does not exceed.
+    /// The length that this share of all examples does not exceed.
     pub fn at(&self, share: f64) -> usize {
-        let count = (share * self.0.len() as f64).ceil() as usize;
-        let last = self.0.len().saturating_sub(1);
-        let at = count.saturating_sub(1).min(last);
-        self.0.get(at).copied().unwrap_or(1)
+        at(&self.all, share)
     }
 
-    /// A limit that keeps this share of the examples, but for those that are far longer than the
-    /// others.
+    /// A limit that keeps this share of each part's examples, but for those that are far longer
+    /// than the part's others.
     pub fn limit(&self, share: f64) -> usize {
-        let most = (TIMES * self.at(MOST)).max(STEP);
-        self.at(share).clamp(1, most).next_multiple_of(STEP)
+        let of_part = |part: &Vec<usize>| {
+            let most = (TIMES * at(part, MOST)).max(STEP);
+            at(part, share).clamp(1, most).next_multiple_of(STEP)
+        };
+        self.parts.iter().map(of_part).max().unwrap_or(STEP)
     }
 
     /// In words.
@@ -56,15 +70,20 @@ pub struct Lengths {
 }
 
 impl Lengths {
-    /// Of these examples.
-    pub fn of(examples: &[Encoded]) -> Lengths {
+    /// Of the examples of these parts: what is trained on, and what is measured on.
+    pub fn of(parts: &[&[Encoded]]) -> Lengths {
         let longer = |example: &Encoded| {
             let other = example.rejected.as_ref().map_or(0, |other| other.ids.len());
             example.response.len().max(other)
         };
+        let prompt = |example: &Encoded| example.prompt.len();
+        let lengths = |of: &dyn Fn(&Encoded) -> usize| {
+            let each = parts.iter();
+            Spread::of(each.map(|part| part.iter().map(of).collect()).collect())
+        };
         Lengths {
-            prompts: Spread::of(examples.iter().map(|example| example.prompt.len())),
-            responses: Spread::of(examples.iter().map(longer)),
+            prompts: lengths(&prompt),
+            responses: lengths(&longer),
         }
     }
 }
@@ -73,10 +92,14 @@ impl Lengths {
 mod tests {
     use super::*;
 
+    fn one(lengths: impl Iterator<Item = usize>) -> Spread {
+        Spread::of(vec![lengths.collect()])
+    }
+
     /// Right values by counting: of 1..=100, 95 do not exceed 95.
     #[test]
     fn a_share_of_the_lengths_does_not_exceed_its_quantile() {
-        let spread = Spread::of((1..=100).rev());
+        let spread = one((1..=100).rev());
         for (share, length) in [(0.5, 50), (0.95, 95), (0.951, 96), (1.0, 100), (0.0, 1)] {
             assert_eq!(spread.at(share), length, "{share}");
         }
@@ -85,16 +108,28 @@ mod tests {
 
     #[test]
     fn one_far_longer_example_does_not_set_the_limit() {
-        let spread = Spread::of((1..=100).chain([4000]));
+        let spread = one((1..=100).chain([4000]));
         assert_eq!(spread.at(1.0), 4000);
         assert_eq!(spread.limit(1.0), 192); // twice the 96 that 95 % keep to
-        let short = Spread::of([1; 40].into_iter().chain([30]));
+        let short = one([1; 40].into_iter().chain([30]));
         assert_eq!(short.limit(1.0), 16);
     }
 
     #[test]
     fn one_length_is_enough() {
-        let spread = Spread::of([7].into_iter());
+        let spread = one([7].into_iter());
         assert_eq!((spread.at(0.5), spread.limit(1.0)), (7, 16));
+    }
+
+    /// 16 rows of 200 tokens among 400 of 10 would be far longer than 95 % of all.
+    #[test]
+    fn most_of_a_small_part_is_kept() {
+        let spread = Spread::of(vec![vec![10; 400], vec![200; 16]]);
+        assert_eq!((spread.at(0.95), spread.at(1.0)), (10, 200));
+        for share in [0.95, 1.0] {
+            assert_eq!(spread.limit(share), 208);
+        }
+        // a part that has no rows changes nothing
+        assert_eq!(Spread::of(vec![vec![7], vec![]]).limit(1.0), 16);
     }
 }

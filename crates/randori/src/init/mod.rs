@@ -14,14 +14,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
-use randori_data::Columns;
+use randori_data::{Columns, Encoded};
 use randori_store::Disk;
 
 pub use asked::Init;
 
 use crate::aim::Aim;
 use crate::bytes::{shown, unit};
-use crate::corpus::{part, policy};
+use crate::corpus::{Part, part, policy};
+use crate::data_rows::key;
 use crate::escape::escaped;
 use crate::fit::amount::{Amount, lengths as usual_lengths};
 use crate::fit::time;
@@ -68,16 +69,19 @@ pub fn init(asked: &Init) -> Result<Vec<Next>> {
     draft.name = recipe.run.name;
     draft.full = recipe.adapter.kind == AdapterKind::Full;
     let reading = read(&mut draft, &asked.request)?;
-    decide(&mut draft, &reading)?;
+    let measured = measured_on(&draft, &reading)?;
+    decide(&mut draft, &reading, &measured)?;
     draft.card = memory::at_hand(ComputeDevice::Cuda).is_some();
     let device = draft.recipe()?.model.device; // that one, but for --set
     draft.card = device == ComputeDevice::Cuda;
     let free = memory::at_hand(device);
     let limit = asked.memory.unwrap_or_else(|| memory::planned(free));
-    let lengths = Lengths::of(&reading.train.examples);
-    let counts = &reading.train.counts;
+    let parts: Vec<&Part> = [&reading.train].into_iter().chain(&measured).collect();
+    let examples: Vec<&[Encoded]> = parts.iter().map(|part| &part.examples[..]).collect();
+    let lengths = Lengths::of(&examples);
     if !draft.sets(&["data.max_prompt_tokens", "data.max_response_tokens"]) {
-        draft.beyond = counts.prompt_too_long + counts.real_too_long;
+        let counts = parts.iter().map(|part| &part.counts);
+        draft.beyond = counts.map(|of| of.prompt_too_long + of.real_too_long).sum();
     }
     let setting = &reading.setting;
     let model = Model::of(&setting.recipe, Vec::new(), &setting.host)?;
@@ -97,17 +101,42 @@ pub fn init(asked: &Init) -> Result<Vec<Next>> {
     Ok(next(&draft))
 }
 
-/// What of the draft the examples decide.
-fn decide(draft: &mut Draft, reading: &Reading) -> Result<()> {
+/// The parts of the data that are measured on, the game's first; none where nothing is kept aside.
+fn measured_on(draft: &Draft, reading: &Reading) -> Result<Vec<Part>> {
+    let (setting, recipe) = (&reading.setting, &reading.setting.recipe);
+    let validated = reading.train.is_validated(recipe);
+    let splits = match draft.aim {
+        Aim::Dpo if validated => vec![Split::Validation],
+        Aim::Dpo => Vec::new(),
+        Aim::Sft | Aim::Spin if validated => vec![Split::HeldOut, Split::Validation],
+        Aim::Sft | Aim::Spin if draft.splits != [false; 2] => vec![Split::HeldOut],
+        Aim::Sft | Aim::Spin => Vec::new(),
+    };
+    let pairs = match draft.aim {
+        Aim::Dpo => Some(policy(recipe, Some(&*setting.loss(0)?))),
+        Aim::Sft | Aim::Spin => None,
+    };
+    let (mut parts, mut keys) = (Vec::new(), Vec::new());
+    for split in splits {
+        let key = key(recipe, split);
+        if !keys.contains(&key) {
+            keys.push(key);
+            let (tokenizer, bounds) = (&setting.tokenizer, setting.bounds);
+            parts.push(part(recipe, tokenizer, split, bounds, pairs.as_ref())?);
+        }
+    }
+    Ok(parts)
+}
+
+/// What of the draft the examples decide, those that are measured on besides.
+fn decide(draft: &mut Draft, reading: &Reading, measured: &[Part]) -> Result<()> {
     let (setting, train) = (&reading.setting, &reading.train);
     let batch = (train.examples.len() / STEPS).clamp(1, BATCH);
     draft.batch = 1 << batch.ilog2();
     if draft.aim == Aim::Dpo {
         return Ok(());
     }
-    if draft.splits != [false; 2] || train.is_validated(&setting.recipe) {
-        let (recipe, tokenizer) = (&setting.recipe, &setting.tokenizer);
-        let held_out = part(recipe, tokenizer, Split::HeldOut, setting.bounds, None)?;
+    if let Some(held_out) = measured.first() {
         draft.held_out = held_out.examples.len();
     } else if draft.aim == Aim::Spin {
         let why = train.aside.as_ref().map(|aside| aside.to_string());
@@ -120,7 +149,7 @@ fn decide(draft: &mut Draft, reading: &Reading) -> Result<()> {
     }
     let mut first = train.examples.iter().take(LOOKED_AT);
     let marked = |ids: &[u32]| setting.tokenizer.decode(ids).contains("####");
-    let responses = Lengths::of(&train.examples).responses;
+    let responses = Lengths::of(&[&train.examples[..]]).responses;
     draft.answer = if first.all(|example| marked(&example.response)) {
         "after:####"
     } else if responses.at(0.5) <= SHORT {

@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 use crate::watch::{Progress, Watch};
 
 mod rest;
+mod speed;
 mod stages;
 #[cfg(test)]
 mod tests;
 
-pub use rest::Ahead;
+pub use rest::{Ahead, Planner};
 use rest::{Kind, Rest, Running};
+pub use speed::planner;
 pub use stages::{Data, planned};
 
 /// A watch that tells another everything, and how long all that is ahead will take.
@@ -22,9 +24,9 @@ pub struct Outlook {
 }
 
 impl Outlook {
-    /// For a run of these stages.
-    pub fn new(watch: Arc<dyn Watch>, ahead: Vec<Ahead>) -> Outlook {
-        let rest = Arc::new(Mutex::new(Rest::of(ahead)));
+    /// For a run of these stages, whose speed is planned so.
+    pub fn new(watch: Arc<dyn Watch>, ahead: Vec<Ahead>, planner: Planner) -> Outlook {
+        let rest = Arc::new(Mutex::new(Rest::of(ahead, planner)));
         Outlook { watch, rest }
     }
 }

@@ -1,10 +1,22 @@
-//! The time that stages still take: each one's work, counted beforehand, at the speed that work of
-//! its kind has had so far.
+//! The time that stages still take: each one's work, counted beforehand, at the speed that was
+//! planned for its kind, which gives way to the one that is measured.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// Seconds of work before anything is said: less is no measurement.
 const ENOUGH: f64 = 3.0;
+/// The planned speed counts as if it had been measured for so many seconds. A stage that has just
+/// begun seems far slower than it is: of many answers that are drawn side by side the first is
+/// there after the time of most of them.
+const WEIGHT: f64 = 60.0;
+
+/// Seconds a token of each [`Kind`], as they are planned; `None`: nobody can say.
+pub type Rates = [Option<f64>; 3];
+
+/// Plans the rates when they are first asked for, since that measures the machine for half a
+/// second: a run that is over before needs none.
+pub type Planner = Box<dyn FnOnce() -> Rates + Send>;
 
 /// What the speed of a stage depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +42,8 @@ impl Kind {
         }
     }
 
-    /// Time of a token beside one of a pass forward. It holds for a kind of which nothing has run
-    /// yet, and no longer.
+    /// Time of a token beside one of a pass forward. It holds for a kind of which nothing is planned
+    /// and nothing has run yet.
     fn supposed(self) -> f64 {
         match self {
             Kind::Answers | Kind::Scores => 1.0,
@@ -74,14 +86,16 @@ struct Spent {
 pub struct Rest {
     ahead: Vec<Ahead>,
     spent: [Spent; 3],
+    planned: LazyLock<Rates, Planner>,
 }
 
 impl Rest {
     /// Nothing has run yet.
-    pub fn of(ahead: Vec<Ahead>) -> Rest {
+    pub fn of(ahead: Vec<Ahead>, planner: Planner) -> Rest {
         Rest {
             ahead,
             spent: Default::default(),
+            planned: LazyLock::new(planner),
         }
     }
 
@@ -102,21 +116,26 @@ impl Rest {
     pub fn left(&self, now: Option<&Running>) -> Option<Duration> {
         let spent = self.with(now);
         let seconds: f64 = spent.iter().map(|kind| kind.seconds).sum();
-        let work = |kind: Kind| spent[kind as usize].tokens * kind.supposed();
-        let work: f64 = Kind::ALL.into_iter().map(work).sum();
-        if seconds < ENOUGH || work <= 0.0 {
+        if seconds.max(now.map_or(0.0, |now| now.seconds)) < ENOUGH {
             return None;
         }
-        let a_token = |kind: Kind| match spent[kind as usize] {
-            of_kind if of_kind.tokens > 0.0 => of_kind.seconds / of_kind.tokens,
-            _ => seconds / work * kind.supposed(),
+        let work = |kind: Kind| spent[kind as usize].tokens * kind.supposed();
+        let work: f64 = Kind::ALL.into_iter().map(work).sum();
+        let a_token = |kind: Kind| {
+            let Spent { tokens, seconds: s } = spent[kind as usize];
+            match self.planned[kind as usize] {
+                Some(rate) => Some((WEIGHT + s) / (WEIGHT / rate + tokens)),
+                None if tokens > 0.0 => Some(s / tokens),
+                None => (work > 0.0).then(|| seconds / work * kind.supposed()),
+            }
         };
         let ahead = self.ahead.iter().map(|stage| (stage.kind, stage.tokens));
         let here = now.map(|now| (now.stage.kind, (1.0 - now.done) * now.stage.tokens));
-        let left: f64 = ahead
+        let left: Option<f64> = ahead
             .chain(here)
-            .map(|(kind, tokens)| tokens * a_token(kind))
+            .map(|(kind, tokens)| Some(tokens * a_token(kind)?))
             .sum();
+        let left = left?;
         let time = Duration::try_from_secs_f64(left).ok();
         time.filter(|time| !time.is_zero())
     }
@@ -157,6 +176,11 @@ mod tests {
 
     /// Two iterations of three stages, by a clock that the test moves.
     fn rest() -> Rest {
+        with_rates([None; 3])
+    }
+
+    /// The same with planned rates.
+    fn with_rates(rates: Rates) -> Rest {
         let of = |t: usize| {
             [
                 stage(&format!("{t}: generated"), Kind::Answers, 100.0),
@@ -164,7 +188,7 @@ mod tests {
                 stage(&format!("{t}: policy"), Kind::Steps, 300.0),
             ]
         };
-        Rest::of((0..2).flat_map(of).collect())
+        Rest::of((0..2).flat_map(of).collect(), Box::new(move || rates))
     }
 
     fn seconds(left: Option<Duration>) -> f64 {
@@ -227,5 +251,71 @@ mod tests {
         assert_eq!(policy.label, "1: policy");
         let now = at(&policy, 0.0, 0.25, 10.0);
         assert!((seconds(rest.left(Some(&now))) - 30.0).abs() < 1e-9);
+    }
+    /// Tokens of answers, log-probs and steps of `rest`, at the planned rates.
+    const PLANNED: Rates = [Some(0.5), Some(0.1), Some(2.0)];
+
+    #[test]
+    fn with_nothing_measured_the_time_is_the_plans() {
+        let mut rest = with_rates(PLANNED);
+        let generated = rest.begin("0: generated", Kind::Answers).unwrap();
+        let plan = 200.0 * 0.5 + 400.0 * 0.1 + 600.0 * 2.0;
+        let now = at(&generated, 0.0, 0.0, 60.0);
+        assert!((seconds(rest.left(Some(&now))) - plan).abs() < 1e-9);
+        // a slow start of one kind says nothing of the others, and little of its own: 1 token in
+        // 30 s counts beside the 120 that take 60 s
+        let now = at(&generated, 0.0, 0.01, 30.0);
+        let answers = 199.0 * (60.0 + 30.0) / (120.0 + 1.0);
+        let left = answers + 400.0 * 0.1 + 600.0 * 2.0;
+        assert!((seconds(rest.left(Some(&now))) - left).abs() < 1e-9);
+    }
+
+    #[test]
+    fn with_much_measured_the_time_is_the_measured() {
+        let mut rest = with_rates(PLANNED);
+        rest.ahead = vec![
+            stage("long", Kind::Answers, 1e9),
+            stage("rest", Kind::Answers, 100.0),
+        ];
+        let long = rest.begin("long", Kind::Answers).unwrap();
+        rest.end(&at(&long, 0.0, 1.0, 3e9));
+        assert!((seconds(rest.left(None)) / 300.0 - 1.0).abs() < 1e-6);
+    }
+
+    /// Work goes on at 3 s a token where 0.5 were planned, and at 0.1.
+    #[test]
+    fn between_both_the_time_goes_from_one_to_the_other() {
+        for (measured, rises) in [(3.0, true), (0.1, false)] {
+            let mut last = 0.5;
+            for tokens in [10.0, 100.0, 1e3, 1e4, 1e5] {
+                let mut rest = with_rates(PLANNED);
+                let all = stage("all", Kind::Answers, tokens);
+                rest.ahead = vec![stage("rest", Kind::Answers, 1000.0)];
+                rest.end(&at(&all, 0.0, 1.0, measured * tokens + 3.0));
+                let rate = seconds(rest.left(None)) / 1000.0;
+                let (low, high) = if rises { (last, 3.31) } else { (0.1, last) };
+                assert!(low < rate && rate < high, "{tokens}: {rate}");
+                last = rate;
+            }
+        }
+    }
+
+    /// Measuring the machine costs half a second, which a short run does not pay.
+    #[test]
+    fn rates_are_planned_once_and_not_in_the_first_seconds() {
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = asked.clone();
+        let planner = Box::new(move || {
+            counted.fetch_add(1, Relaxed);
+            PLANNED
+        });
+        let all = stage("all", Kind::Answers, 100.0);
+        let rest = Rest::of(vec![stage("rest", Kind::Answers, 100.0)], planner);
+        for (seconds, times) in [(1.0, 0), (2.9, 0), (3.1, 1), (50.0, 1)] {
+            let left = rest.left(Some(&at(&all, 0.0, 0.5, seconds)));
+            assert_eq!((left.is_some(), asked.load(Relaxed)), (times > 0, times));
+        }
     }
 }

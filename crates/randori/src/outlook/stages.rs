@@ -63,8 +63,9 @@ pub fn planned(
 
 /// Examples, and their mean tokens.
 #[derive(Clone, Copy)]
-struct Sizes {
-    examples: usize,
+pub(super) struct Sizes {
+    /// How many there are.
+    pub(super) examples: usize,
     prompt: f64,
     real: f64,
     /// Of a generated answer: nobody knows yet, so as of a real one.
@@ -72,7 +73,8 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(part: &Part, most: usize) -> Sizes {
+    /// Of a part, whose answers are cut at `most` tokens.
+    pub(super) fn of(part: &Part, most: usize) -> Sizes {
         let examples = part.examples.len();
         let mean = |sum: usize| sum as f64 / examples.max(1) as f64;
         let real = mean(part.examples.iter().map(|e| e.response.len()).sum());
@@ -85,7 +87,7 @@ impl Sizes {
     }
 
     /// `n` answers.
-    fn answers(&self, n: usize) -> f64 {
+    pub(super) fn answers(&self, n: usize) -> f64 {
         n as f64 * (self.prompt + DRAWN * self.drawn)
     }
 
@@ -95,7 +97,7 @@ impl Sizes {
     }
 
     /// Passes over `n` pairs.
-    fn pairs(&self, n: usize) -> f64 {
+    pub(super) fn pairs(&self, n: usize) -> f64 {
         n as f64 * (self.prompt + self.real + self.drawn)
     }
 }

@@ -94,9 +94,12 @@ impl<'a> Spoken<'a> {
         };
         let named = config.get("layer_types").and_then(Value::as_array);
         let used = config.get("use_sliding_window") == Some(&Value::Bool(true));
+        // a class that has no default of the key does not read it
+        let everywhere = self.default("max_window_layers").is_null();
         let any = match (self.gguf.sliding, named) {
             (Sliding::Kept, _) => false,
             (Sliding::LostInUse, _) if !used => false,
+            (Sliding::LostInUse, _) if everywhere => true,
             (_, Some(kinds)) => kinds.iter().any(|kind| kind == "sliding_attention"),
             (Sliding::Lost, None) => true,
             (Sliding::LostInUse, None) => layers("num_hidden_layers") > layers("max_window_layers"),

@@ -183,6 +183,38 @@ fn qwen_s_windows_count_where_they_are_in_use() {
     );
 }
 
+/// transformers 5.24 (modeling_qwen3_moe.py) takes one mask for all layers, and the configuration's
+/// class has neither `max_window_layers` nor `layer_types`, though folders have the first.
+#[test]
+fn a_window_of_a_class_without_max_window_layers_is_in_all_layers() {
+    let within = |dialect: Dialect, more: &[&(&str, Value)]| {
+        let mut given = config();
+        for (key, value) in more {
+            given[*key] = value.clone();
+        }
+        let family = Family::new("qwen3_moe", dialect);
+        let Ok(spoken) = Spoken::of(&family) else {
+            panic!()
+        };
+        spoken.within(Some(4096), &given)
+    };
+    let mixture = Dialect {
+        defaults: r#"{"sliding_window": 4096}"#,
+        ..Qwen3::DIALECT
+    };
+    let (used, from) = (
+        ("use_sliding_window", json!(true)),
+        ("max_window_layers", json!(28)),
+    );
+    let kinds = ("layer_types", json!(["full_attention", "full_attention"]));
+    assert_eq!(within(mixture, &[&from]), None);
+    assert_eq!(within(mixture, &[&used]), Some(4096));
+    assert_eq!(within(mixture, &[&used, &from]), Some(4096));
+    assert_eq!(within(mixture, &[&used, &kinds]), Some(4096));
+    // which a dense model's class has
+    assert_eq!(within(Qwen3::DIALECT, &[&used, &from]), None);
+}
+
 #[test]
 fn what_qwen_s_architectures_cannot_say_is_refused() {
     let refused = |family: &str, head_dim: usize, rope: Value, words: &str| {
