@@ -43,5 +43,5 @@ pub use progress::Progress;
 #[cfg(feature = "cuda")]
 pub use randori_kernels::GpuMatrix;
 pub use randori_kernels::{Error, Result, Weight, work};
-pub use score::{ScoreItem, score};
+pub use score::{ScoreItem, score, score_tokens};
 pub use trace::{Trace, trace};

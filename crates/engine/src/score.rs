@@ -30,6 +30,39 @@ pub fn score(
     micro_batch_tokens: usize,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<Vec<f64>>> {
+    let summed = |responses: Vec<Vec<f64>>| responses.iter().map(|tokens| sum(tokens)).collect();
+    each_item(player, items, micro_batch_tokens, progress, &summed)
+}
+
+/// log p of each token of a response given prompt and what goes before it: one list per response,
+/// of its tokens in order. Their [`sum`] is, bit for bit, what [`score`] gives.
+///
+/// # Errors
+/// As [`score`].
+pub fn score_tokens(
+    player: &Player,
+    items: &[ScoreItem],
+    micro_batch_tokens: usize,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<Vec<Vec<f64>>>> {
+    each_item(player, items, micro_batch_tokens, progress, &|tokens| {
+        tokens
+    })
+}
+
+/// The sum of a response's log-probs, in order; 0 of none.
+pub fn sum(tokens: &[f64]) -> f64 {
+    tokens.iter().fold(0.0, |sum, logp| sum + logp)
+}
+
+/// Scores all items; of each, what is `kept` of its responses' log-probs by token.
+fn each_item<T>(
+    player: &Player,
+    items: &[ScoreItem],
+    micro_batch_tokens: usize,
+    progress: &mut dyn FnMut(Progress),
+    kept: &dyn Fn(Vec<Vec<f64>>) -> T,
+) -> Result<Vec<T>> {
     if let Some(i) = items.iter().position(|item| item.prompt.is_empty()) {
         return Err(Error::rule(format!(
             "item {i} to score has an empty prompt; it needs at least one token"
@@ -48,7 +81,7 @@ pub fn score(
         let count = count_within(&sizes[from..], at_once);
         let rows: usize = sizes[from..from + count].iter().sum();
         match score_batch(player, border, &items[from..from + count], from) {
-            Ok(new) => scores.extend(new),
+            Ok(new) => scores.extend(new.into_iter().map(kept)),
             Err(e) if e.is_out_of_memory() && count > 1 => {
                 at_once = at_once.min(rows).div_ceil(2);
                 continue;
@@ -70,22 +103,23 @@ pub fn score(
     Ok(scores)
 }
 
-/// A micro-batch's scores; the first item's number is `from`.
+/// A micro-batch's log-probs by item, response and token; the first item's number is `from`.
 fn score_batch(
     player: &Player,
     border: Option<usize>,
     items: &[ScoreItem],
     from: usize,
-) -> Result<Vec<Vec<f64>>> {
+) -> Result<Vec<Vec<Vec<f64>>>> {
     let mut plan = Packed::with_border(border);
     for item in items {
         plan.push(item.prompt, &item.responses);
     }
-    let mut sums = sum_by_response(&plan, &player.logps(&plan)?)?.into_iter();
+    let mut all = by_response(&plan, &player.logps(&plan)?)?.into_iter();
     let mut scores = Vec::with_capacity(items.len());
     for (i, item) in items.iter().enumerate() {
-        let of_item: Vec<f64> = sums.by_ref().take(item.responses.len()).collect();
-        if let Some(bad) = of_item.iter().find(|logp| !logp.is_finite()) {
+        let of_item: Vec<Vec<f64>> = all.by_ref().take(item.responses.len()).collect();
+        let sums = of_item.iter().map(|tokens| sum(tokens));
+        if let Some(bad) = sums.into_iter().find(|logp| !logp.is_finite()) {
             return Err(Error::rule(format!(
                 "item {} to score: a response's log-prob is {bad}, not a finite number",
                 from + i
@@ -129,6 +163,12 @@ fn check_budget(micro_batch_tokens: usize) -> Result<()> {
 
 /// Target log-probs summed by response.
 pub(crate) fn sum_by_response(plan: &Packed, logps: &[f64]) -> Result<Vec<f64>> {
+    let all = by_response(plan, logps)?;
+    Ok(all.iter().map(|tokens| sum(tokens)).collect())
+}
+
+/// Target log-probs, a list for each response.
+fn by_response(plan: &Packed, logps: &[f64]) -> Result<Vec<Vec<f64>>> {
     if logps.len() != plan.targets.len() {
         return Err(Error::rule(format!(
             "{} log-probs came back for {} targets",
@@ -136,11 +176,11 @@ pub(crate) fn sum_by_response(plan: &Packed, logps: &[f64]) -> Result<Vec<f64>> 
             plan.targets.len()
         )));
     }
-    let mut sums = vec![0.0; plan.seqs];
+    let mut all = vec![Vec::new(); plan.seqs];
     for (target, logp) in plan.targets.iter().zip(logps) {
-        sums[target.seq] += logp;
+        all[target.seq].push(*logp);
     }
-    Ok(sums)
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -177,5 +217,9 @@ mod tests {
             [7.0, 8.0, 0.0]
         );
         assert!(sum_by_response(&plan, &[1.0]).is_err());
+        assert_eq!(
+            by_response(&plan, &[1.0, 2.0, 4.0, 8.0]).unwrap(),
+            [vec![1.0, 2.0, 4.0], vec![8.0], vec![]]
+        );
     }
 }

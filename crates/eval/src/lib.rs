@@ -8,10 +8,12 @@ mod answer;
 mod bootstrap;
 mod choice;
 mod likelihood;
+mod signs;
 mod spread;
 
 pub use answer::{Check, Error, Tally};
 pub use bootstrap::{Resamples, ratio};
 pub use choice::{Choice, MultipleChoice};
 pub use likelihood::Likelihood;
+pub use signs::{Iteration, Moved, Sign, signs};
 pub use spread::{Spread, spread};

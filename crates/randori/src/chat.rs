@@ -1,6 +1,5 @@
 //! A conversation with a player, or with two side by side.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};

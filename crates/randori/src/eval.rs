@@ -55,6 +55,7 @@ pub fn eval(
     };
     let played = Played {
         converged: Vec::new(),
+        signs: Vec::new(),
         seed,
         start: measures,
         iterations: Vec::new(),

@@ -240,7 +240,11 @@ impl Game for SpinGame<'_> {
         )?;
         let pairs = measure::pairs(held_out, &of_policy, &of_opponent, &theirs);
         let signals = measure::signals(session, &own, &pairs, now.beta);
-        let prompts = measure::prompts(&own, &pairs, now.beta);
+        let mut prompts = measure::prompts(&own, &pairs, now.beta);
+        let moved = measure::moved(&of_policy, &of_opponent, &theirs);
+        for (row, moved) in prompts.iter_mut().zip(moved) {
+            row.moved = Some(moved);
+        }
         workspace.write(PROMPTS, |path| write_rows(path, &prompts))?;
         workspace.write(ANSWERS, |path| write_rows(path, &own.first))?;
         let showcase = measure::showcase(session, &policy, held_out)?;

@@ -4,8 +4,9 @@
 use anyhow::Result;
 use randori_core::{PairLogps, Signals};
 use randori_data::{Encoded, Message};
-use randori_engine::{Generation, Player, ScoreItem, generate, score};
-use randori_eval::{Check, Tally};
+use randori_engine::score::sum;
+use randori_engine::{Generation, Player, ScoreItem, generate, score, score_tokens};
+use randori_eval::{Check, Moved, Tally};
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::Part;
@@ -167,6 +168,14 @@ fn checked(
     }
 }
 
+/// Log-probs, token by token, of a held-out pair's responses under a player.
+pub struct TokenLogps {
+    /// Of the real response.
+    pub real: Vec<f64>,
+    /// Of the other player's answer.
+    pub generated: Vec<f64>,
+}
+
 /// Log-probs of the real responses and of `others`' first answers under a player.
 pub fn logps(
     session: &Session,
@@ -174,7 +183,7 @@ pub fn logps(
     held_out: &Part,
     others: &[HeldOutAnswer],
     label: &str,
-) -> Result<Vec<(f64, f64)>> {
+) -> Result<Vec<TokenLogps>> {
     let items: Vec<ScoreItem> = held_out
         .examples
         .iter()
@@ -187,19 +196,23 @@ pub fn logps(
     let label = format!("{label}: likelihood");
     let mut bar = session.watch.stage(&label, items.len(), "pairs");
     let mut rows = AtOnce::rows(&session.recipe);
-    let scores = score(player, &items, rows.now(), &mut |now| {
+    let scores = score_tokens(player, &items, rows.now(), &mut |now| {
         rows.say_fewer(&*session.watch, &label, now.at_once);
         bar.set(now.done, now.tokens);
     })?;
     bar.finish();
-    Ok(scores.into_iter().map(|s| (s[0], s[1])).collect())
+    let both = scores.into_iter().filter_map(|of_item| {
+        let [real, generated] = of_item.try_into().ok()?;
+        Some(TokenLogps { real, generated })
+    });
+    Ok(both.collect())
 }
 
 /// The held-out pairs (real, the opponent's answer) of a player and its opponent.
 pub fn pairs(
     held_out: &Part,
-    policy: &[(f64, f64)],
-    opponent: &[(f64, f64)],
+    policy: &[TokenLogps],
+    opponent: &[TokenLogps],
     opponent_answers: &[HeldOutAnswer],
 ) -> Vec<PairLogps> {
     let rows = held_out
@@ -209,12 +222,29 @@ pub fn pairs(
         .zip(opponent)
         .zip(opponent_answers);
     rows.map(|(((e, p), o), a)| PairLogps {
-        policy_real: p.0,
-        policy_generated: p.1,
-        opponent_real: o.0,
-        opponent_generated: o.1,
+        policy_real: sum(&p.real),
+        policy_generated: sum(&p.generated),
+        opponent_real: sum(&o.real),
+        opponent_generated: sum(&o.generated),
         real_tokens: e.response.len(),
         generated_tokens: a.tokens.len(),
+    })
+    .collect()
+}
+
+/// How a training moved the held-out pairs, from the opponent to the policy.
+pub fn moved(
+    policy: &[TokenLogps],
+    opponent: &[TokenLogps],
+    opponent_answers: &[HeldOutAnswer],
+) -> Vec<Moved> {
+    let rows = policy.iter().zip(opponent).zip(opponent_answers);
+    rows.map(|((p, o), a)| {
+        Moved::of(
+            [&p.real, &o.real],
+            [&p.generated, &o.generated],
+            a.truncated,
+        )
     })
     .collect()
 }
@@ -231,6 +261,7 @@ pub fn prompts(own: &Answered, pairs: &[PairLogps], beta: f64) -> Vec<PromptRow>
         real_tokens: pair.real_tokens,
         logps_generated: pair.policy_generated,
         margin: pair.margin(beta),
+        moved: None,
     };
     own.prompts.iter().zip(pairs).map(row).collect()
 }

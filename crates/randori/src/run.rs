@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 use randori_core::{Ended, Outcome, Signals, Stage};
+use randori_eval::{Iteration as Seen, Moved, Sign};
 use randori_store::{Disk, Open, Run};
 
-use crate::artefacts::Learnt;
+use crate::artefacts::{Learnt, Pairs};
 use crate::check::Uses;
 use crate::corpus::{Part, part};
 use crate::figures::clock;
@@ -238,6 +239,9 @@ fn one(
         continued_sft,
         tokens,
         converged: converged(run.dir(), signals.len())?,
+        signs: (0..signals.len())
+            .map(|t| signs(session, run, t))
+            .collect::<Result<_>>()?,
         prompts: Prompts {
             start: prompts(run, "start")?,
             iterations: (0..signals.len())
@@ -245,6 +249,33 @@ fn one(
                 .collect::<Result<_>>()?,
         },
     })
+}
+
+/// What of iteration `t` is to be thought about, from what its stages kept.
+fn signs(session: &Session, run: &Run, t: usize) -> Result<Vec<Sign>> {
+    let folder = randori_store::iteration_folder(t);
+    let rows = metrics(run.dir(), t)?;
+    let accuracies = rows
+        .iter()
+        .filter_map(|row| row["rewards/accuracies"].as_f64());
+    let accuracies: Vec<f64> = accuracies.collect();
+    // whoever removed them has a finished run all the same
+    let pairs = run.load(&folder, Stage::Pairs.name());
+    let pairs = pairs.map_or_else(|_| Vec::new(), |pairs: Pairs| pairs.0);
+    let moved: Vec<Moved> = prompts(run, &folder)?
+        .iter()
+        .filter_map(|row| row.moved)
+        .collect();
+    Ok(randori_eval::signs(&Seen {
+        accuracies: &accuracies,
+        step_pairs: session.recipe.train.batch,
+        pairs: pairs.len(),
+        equal: pairs
+            .iter()
+            .filter(|pair| pair.real == pair.generated)
+            .count(),
+        moved: &moved,
+    }))
 }
 
 /// What was measured on each prompt; nothing where a run of an earlier version did not keep it.
@@ -449,6 +480,10 @@ fn show(watch: &dyn Watch, summary: &Summary, dir: &Path, began: Instant) {
     for line in summary.converged() {
         result!(watch, "{line}");
     }
+    summary
+        .signs()
+        .into_iter()
+        .for_each(|line| watch.warn(line));
     if let Some(s) = &summary.sample {
         let last = summary.played[0].iterations.len().saturating_sub(1);
         let last = format!("iteration {last}");

@@ -48,6 +48,7 @@ pub fn measures(dir: &Path, manifest: &Manifest, iterations: usize) -> Result<St
             iterations: each,
             continued_sft: None,
             tokens: 0,
+            signs: Vec::new(),
             converged: Vec::new(),
             prompts: Prompts {
                 start: of_start,

@@ -107,11 +107,11 @@ impl Amount {
     /// with its tokenizer.
     pub fn of(recipe: &Recipe, setting: Option<&Setting>, aim: Aim) -> Amount {
         let sample = setting.and_then(|setting| sample(setting, aim));
-        let counted = match sample {
+        let sampled = match sample {
             Some((examples, _)) => Some(examples),
             None => data_rows::count(recipe, Split::Train),
         };
-        let (examples, from) = match (counted, recipe.data.limit) {
+        let (examples, from) = match (sampled, recipe.data.limit) {
             (Some(n), _) => (n, "data.train"),
             (None, Some(n)) => (n, "data.limit"),
             (None, None) => (SUPPOSED, "supposed: data.train is not at hand"),

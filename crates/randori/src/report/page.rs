@@ -73,15 +73,28 @@ pub fn page(summary: &Summary, recipe: &str, losses: &[(usize, Vec<f64>)]) -> St
     });
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-         <title>{name}</title><style>{STYLE}</style></head><body>\n<h1>{name}</h1>\n<p>{verdict}</p>\n\
+         <title>{name}</title><style>{STYLE}</style></head><body>\n<h1>{name}</h1>\n<p>{verdict}</p>\n{signs}\
          <pre>{table}</pre>\n<p>{legend}</p>\n<div class=\"charts\">\n{charts}</div>\n{sample}<h2>Recipe</h2>\n<details><summary>resolved</summary><pre>{recipe}</pre></details>\n</body></html>\n",
         name = escape(&summary.name),
         verdict = escape(&verdict(summary)),
+        signs = signs(summary),
         table = escape(&table(summary, None, "")),
         legend = escape(&legend(summary)),
         sample = sample.unwrap_or_default(),
         recipe = escape(recipe),
     )
+}
+
+/// A list of what is to be thought about.
+fn signs(summary: &Summary) -> String {
+    let items = summary.signs();
+    let items = items
+        .iter()
+        .map(|line| format!("<li>{}</li>\n", escape(line)));
+    match items.collect::<String>() {
+        none if none.is_empty() => none,
+        items => format!("<h2>To think about</h2>\n<ul>\n{items}</ul>\n"),
+    }
 }
 
 /// One honest sentence: what the game gained, and against what.

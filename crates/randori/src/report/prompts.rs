@@ -1,7 +1,7 @@
 //! What a player did on each held-out prompt, and how sure that makes its figures.
 
 use randori_engine::rng::{self, Stream};
-use randori_eval::{Resamples, Spread, ratio, spread};
+use randori_eval::{Moved, Resamples, Spread, ratio, spread};
 use serde::{Deserialize, Serialize};
 
 /// What was measured on one held-out prompt, as a line of `prompts.jsonl`.
@@ -24,6 +24,10 @@ pub struct PromptRow {
     pub logps_generated: f64,
     /// Reward of the real response less that of the opponent's.
     pub margin: f64,
+    /// How the training before moved the pair; `None` of a player that is no game's, or where it
+    /// was not kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Moved>,
 }
 
 impl PromptRow {
@@ -114,6 +118,7 @@ mod tests {
             real_tokens: 1 + i % 3,
             logps_generated: -2.0,
             margin: 0.0,
+            moved: None,
         }
     }
 

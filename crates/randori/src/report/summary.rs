@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use randori_eval::{Resamples, Spread};
+use randori_eval::{Resamples, Sign, Spread};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -98,6 +98,8 @@ pub struct Played {
     pub converged: Vec<Option<usize>>,
     /// What of all that was measured on each prompt.
     pub prompts: Prompts,
+    /// What of each iteration is to be thought about.
+    pub signs: Vec<Vec<Sign>>,
 }
 
 /// One prompt and how it is answered.
@@ -265,6 +267,35 @@ impl Summary {
         lines
     }
 
+    /// A line for every sign of every iteration, and one if the last is no better than the start.
+    pub fn signs(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for p in &self.played {
+            let seed = match self.played.len() {
+                1 => String::new(),
+                _ => format!("seed {}, ", p.seed),
+            };
+            for (t, signs) in p.signs.iter().enumerate() {
+                let line = |sign: &Sign| format!("{seed}iteration {t}: {sign}");
+                lines.extend(signs.iter().map(line));
+            }
+        }
+        lines.extend(self.within_noise());
+        lines
+    }
+
+    /// What to think about a gain in right answers that lies within its interval.
+    fn within_noise(&self) -> Option<String> {
+        let rows = self.rows();
+        let last = rows.iter().rfind(|r| r.label.starts_with("iteration"))?;
+        let gain = last.more_than(rows.first()?, "exact_match")?;
+        let half = gain.half.filter(|half| gain.mean.abs() <= *half)?;
+        Some(format!(
+            "{}: right answers moved by {:+.3} ±{half:.3}, which is within what chance does: more held-out rows (eval.limit) or eval.seeds would tell",
+            last.label, gain.mean
+        ))
+    }
+
     /// `summary.json`.
     pub fn json(&self) -> Value {
         let rows = self.rows();
@@ -295,6 +326,7 @@ impl Summary {
                     "seed": p.seed,
                     "trained_tokens": p.tokens,
                     "converged_at_step": p.converged,
+                    "signs": p.signs.iter().map(|all| names(all)).collect::<Vec<_>>(),
                     "start": finite(&p.start),
                     "iterations": p.iterations.iter().map(finite).collect::<Vec<_>>(),
                     "continued_sft": p.continued_sft.as_ref().map(|b| finite(&b.measures)),
@@ -308,11 +340,16 @@ impl Summary {
             "continued_sft": continued,
             "iterations": iterations,
             "sample": self.sample,
+            "warnings": self.signs(),
             "seconds": self.seconds,
             "peak_bytes": self.peak_bytes,
             "per_seed": per_seed,
         })
     }
+}
+
+fn names(signs: &[Sign]) -> Vec<&'static str> {
+    signs.iter().map(Sign::name).collect()
 }
 
 /// A row of one seed; JSON has no NaN.
@@ -355,6 +392,7 @@ pub(super) mod tests {
                 tokens: 1000,
                 converged: vec![None, Some(4)],
                 prompts: Prompts::default(),
+                signs: vec![Vec::new(), vec![Sign::Equal(0.5)]],
             })
             .collect();
         Summary {
@@ -394,5 +432,13 @@ pub(super) mod tests {
             .unwrap();
         assert!((half - 4.303 * 0.01 / 3f64.sqrt()).abs() < 1e-9);
         assert!(json["start"]["margin"].is_null());
+        assert_eq!(json["per_seed"][1]["signs"][1][0], "generated_equals_real");
+        let warned = json["warnings"].as_array().unwrap();
+        assert_eq!(warned.len(), 3);
+        let second = warned[1].as_str().unwrap();
+        assert!(
+            second.starts_with("seed 2, iteration 1: 50 % of the"),
+            "{second}"
+        );
     }
 }
