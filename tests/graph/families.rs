@@ -1,5 +1,5 @@
 //! No crate but a plugin's names a family of models: what a family is called elsewhere its plugin
-//! says, in its dialect.
+//! says, in its dialect. And a plugin's architecture is short.
 
 use std::collections::BTreeSet;
 
@@ -100,4 +100,28 @@ fn only_plugins_name_families() {
     ] {
         assert_eq!(named(source), is, "{source}");
     }
+}
+
+/// An architecture has 150 lines at most, its tests aside, or 300 where perceptrons are mixtures or
+/// layers keep a state: what is longer belongs in the SDK.
+#[test]
+fn an_architecture_is_a_short_file() {
+    let mut seen = 0;
+    for path in sources("rs") {
+        let (name, text) = (path.display().to_string(), text(&path));
+        let own = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let architecture = own.contains("impl Arch for") || own.contains("impl DenseFamily for");
+        if !name.starts_with("plugins/") || name.contains("misbehave") || !architecture {
+            continue;
+        }
+        let mut beside = [".moe(", "Experts {", ".conv("].iter();
+        let several = beside.any(|op| own.contains(op));
+        let (lines, most) = (own.lines().count(), if several { 300 } else { 150 });
+        assert!(
+            lines <= most,
+            "{name} has {lines} lines before its tests, not {most} at most"
+        );
+        seen += 1;
+    }
+    assert!(seen >= 19, "only {seen} architectures were found");
 }

@@ -14,7 +14,7 @@ weights in f64, llama.cpp in f32. Of a prompt 32 tokens are compared, where of e
 the better one is so by ten times what the column allows: the table has the smallest of these gaps.
 """
 
-import argparse, os, random, re, sys, tempfile, warnings
+import argparse, json, os, random, re, sys, tempfile, warnings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 from functools import cache, cached_property
@@ -27,7 +27,7 @@ from quiet import HERE, hush
 hush()
 import check
 import family_models
-from family_models import BORDER, WINDOW
+from family_models import BORDER, STACKED, WINDOW
 from make_goldens import EXPERTS, expert_names, greedy, short
 from program import Program
 
@@ -82,8 +82,8 @@ def last_logits(model, prefixes, ids):
 class Player:
     """One of a family's models with an adapter that Randori trained, in Randori and in PyTorch."""
 
-    def __init__(self, binary, folder, out):
-        self.folder = folder
+    def __init__(self, binary, folder, out, targets=None):
+        self.folder, self.targets = folder, targets
         self.program = Program(binary, folder, out)
         self.base, complaints = check.model(str(folder))
         if complaints:
@@ -117,7 +117,8 @@ class Player:
 
     @cached_property
     def adapter(self):
-        return self.program.train(self.pairs(), "trained", train__epochs=6, train__lr=0.01)
+        keys = dict(adapter__targets=json.dumps(self.targets)) if self.targets else {}
+        return self.program.train(self.pairs(), "trained", train__epochs=6, train__lr=0.01, **keys)
 
     @cached_property
     def adapted(self):
@@ -203,7 +204,7 @@ def gradients(player, family, limit):
     theirs = {short(n): p.grad for n, p in model.named_parameters() if p.requires_grad}
     if family.name in EXPERTS:
         theirs = expert_names(family.name, theirs, lora=True)
-    ours = player.program.gradients(player.pairs(), player.adapter)
+    ours = player.program.gradients(player.pairs(), player.adapter, stacked_apart)
     ours = {short(n): g for n, g in ours.items()}
     odd = sorted(set(ours) ^ set(theirs))
     complaints = [f"on one side only: {odd[:3]}"] if odd else []
@@ -215,6 +216,25 @@ def gradients(player, family, limit):
         default=1.0,
     )
     return checked(worst, limit, complaints)
+
+
+def stacked_apart(name, before, after):
+    """What became of a matrix. Of a stacked one of gate and the other input, whose outputs take
+    turns (gpt-oss), Randori reads a copy of A for each, and writes both with their halves of B in
+    twice the rank, to which it fills up the others: A is (experts · rank, in), B (out, rank ·
+    experts)."""
+    if before.shape == after.shape:
+        return [after]
+    both = "experts.base_layer" in name
+    count = STACKED if ".experts" in name else 1
+    if "lora_A" in name:
+        halves = after.reshape(count, 2, -1, after.shape[-1])
+        return [halves[:, i].reshape(before.shape) for i in range(1 + both)]
+    halves = after.reshape(len(after), 2, -1, count)
+    own = halves[:, 0].clone()
+    if both:
+        own[1::2] = halves[1::2, 1]
+    return [own.reshape(before.shape)]
 
 
 def summed(model, prompt, response):
@@ -301,9 +321,14 @@ def gguf_in(player, family, limit):
     return checked(relative(ours, last_logits(player.base, prefixes, player.ids)), limit)
 
 
-# Cells that cannot be: what the table says, and words of the error that a program answers with.
-# None at present: (family, column) -> (what the table says, the words).
-WITHOUT = {}
+# Cells that cannot be: (family, column) -> what the table says, and words of the error that a program
+# answers with.
+UNSAID = ("not written yet", "does not say how GGUF stores it")
+WITHOUT = {
+    (family, column): UNSAID
+    for family in ("gemma4", "gemma4_mixture")
+    for column in ("gguf", "gguf_lora", "gguf_in")
+}
 
 
 def cell(player, family, key):
@@ -326,7 +351,8 @@ def row(binary, family, out):
     for kind in ("plain", "full"):
         folder = out / family.name / kind
         if folder.exists():
-            players[kind] = Player(binary, folder, out / "runs" / family.name / kind)
+            there = out / "runs" / family.name / kind
+            players[kind] = Player(binary, folder, there, family.targets)
     cells, good = [], True
     for key, (title, _, plain, _) in COLUMNS.items():
         text, fine = cell(players["plain" if plain else next(reversed(players))], family, key)

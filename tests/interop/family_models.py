@@ -15,6 +15,7 @@ from inputs import BYTE_LEVEL, qwens, tiny
 
 SIZES = dict(hidden_size=128, intermediate_size=256, num_hidden_layers=2, rms_norm_eps=1e-5)
 BORDER = 48  # tokens up to which a Phi-3 rotates otherwise than beyond
+STACKED = 4  # experts of a model that stores them, and their updates, stacked
 WINDOW = 96  # in every family that has windows
 
 
@@ -30,10 +31,12 @@ class Family:
     added: float = 0.0  # to a norm's weight
     # size, times 1 / sqrt(width); more where no norm stands before the first biases
     embedding: float = 0.5
+    targets: list = None  # of the adapter, where not every projection is one
     in_llama_cpp: float = 1e-4  # allowed there, relative; more where it rounds GELU to 16 bits
 
 
 BIASED = dict(attention_bias=True)
+QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
 FAMILIES = [
     Family("llama", both=dict(BIASED, mlp_bias=True)),
     Family("mistral", texts="inside"),
@@ -57,6 +60,10 @@ FAMILIES = [
     Family("glm4"),
     Family("cohere2", dict(BIASED)),
     Family("lfm2", dict(conv_bias=True)),
+    Family("gpt_oss"),
+    Family("gemma4", dict(BIASED)),
+    # nothing turns updates of single experts into what peft would load there
+    Family("gemma4_mixture", dict(BIASED), targets=[*QKVO, "proj"]),
 ]
 
 
@@ -129,6 +136,63 @@ def others(sizes):
         ),
         qwens,
     )
+    yield (
+        "gpt_oss",
+        transformers.GptOssForCausalLM(
+            transformers.GptOssConfig(
+                **dict(common, intermediate_size=96, pad_token_id=0),
+                head_dim=48,
+                num_local_experts=STACKED,
+                num_experts_per_tok=2,
+                sliding_window=WINDOW,
+            )
+        ),
+        qwens,
+    )
+    yield from gemma4(common)
+
+
+def gemma4(common):
+    """Gemma 4 whose last two layers take over keys and values, of two sizes of heads; and its mixture."""
+    kinds = ["sliding_attention", "full_attention"]
+    turns = dict(
+        sliding_attention=dict(rope_type="default", rope_theta=10000.0),
+        full_attention=dict(
+            rope_type="proportional", rope_theta=50000.0, partial_rotary_factor=0.25
+        ),
+    )
+    common = dict(
+        common,
+        head_dim=32,
+        global_head_dim=64,
+        pad_token_id=0,
+        vocab_size_per_layer_input=BYTE_LEVEL,
+        sliding_window=WINDOW,
+        rope_parameters=turns,
+        tie_word_embeddings=True,
+    )
+    dense = dict(
+        num_hidden_layers=4,
+        layer_types=kinds * 2,
+        num_kv_shared_layers=2,
+        hidden_size_per_layer_input=32,
+        attention_k_eq_v=True,
+        num_global_key_value_heads=1,
+        use_double_wide_mlp=True,
+        final_logit_softcapping=4.0,
+    )
+    experts = dict(
+        num_hidden_layers=4,
+        layer_types=kinds * 2,
+        hidden_size_per_layer_input=0,
+        enable_moe_block=True,
+        num_experts=4,
+        top_k_experts=2,
+        moe_intermediate_size=64,
+    )
+    for name, own in (("gemma4", dense), ("gemma4_mixture", experts)):
+        config = transformers.Gemma4TextConfig(**common | own)
+        yield name, transformers.Gemma4ForCausalLM(config), qwens
 
 
 def randomise(model, family, generator):
@@ -150,6 +214,11 @@ def randomise(model, family, generator):
                 else 1.0
             )
             p.data = gain * torch.randn(p.shape, generator=generator) / p.shape[-1] ** 0.5
+        if "gemma4" in model.config.model_type and name.endswith("q_norm.weight"):
+            p.data /= p.shape[0] ** 0.5  # scores are not scaled: trained norms are that small
+    for name, b in model.named_buffers():
+        if name.endswith("layer_scalar"):  # a Gemma 4's factor on a whole layer
+            b.fill_(0.75 + 0.25 * torch.rand(1, generator=generator).item())
     model.tie_weights()
 
 

@@ -178,7 +178,13 @@ def compare(randori, folder, model, targets, parameters, generator):
     theirs = Llama(folder / "x.gguf", folder / "lora.gguf")
     yield "llama.cpp's logits with a GGUF LoRA", abs(torch.tensor(theirs.logits(tokens)) - wanted).max().item(), LIMIT
     run(randori, folder, "hf", "--adapter", "adapter", "--to", "hf", "--dtype", "f32", "--out", "merged")
-    yield "logits of the merged folder", abs(logits(f32(folder / "merged"), tokens) - wanted).max().item(), 1e-4
+    exact = adapted.merge_and_unload()  # in f64, as `logits` has left it
+    named, merged = exact.state_dict(), load_file(folder / "merged/model.safetensors")
+    yield "merged weights, of their largest, against sums in f64", max(
+        (abs(named[n] - t.double()).max() / named[n].abs().max()).item() for n, t in merged.items()), 1e-6
+    rounding = abs(logits(exact.float(), tokens) - wanted).max().item()
+    found = abs(logits(f32(folder / "merged"), tokens) - wanted).max().item()
+    yield f"logits of the merged folder (these sums in f32: {rounding:.2g})", found, max(1e-4, 4 * rounding)
     run(randori, folder, "hf", "--adapter", "adapter", "--to", "peft", "--out", "peft")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # peft says no more than that where names do not fit

@@ -34,8 +34,6 @@ validation = "none"
 empty = "keep"
 identical = "keep"
 [adapter]
-rank = 4
-alpha = 8.0
 [generate]
 sampling = [{{ name = "greedy" }}]
 """)
@@ -103,8 +101,10 @@ sampling = [{{ name = "greedy" }}]
         return [r["tokens"] for r in self.rows("answers.jsonl")]
 
     def train(self, pairs, to, adapter=None, **keys):
-        """An adapter that `randori train` made of these pairs."""
+        """An adapter that `randori train` made of these pairs; a new one, unless one is given."""
         self.pairs(pairs)
+        if not adapter:
+            keys |= dict(adapter__rank=4, adapter__alpha=8.0)
         self.run(
             "train",
             "--fresh",
@@ -121,14 +121,17 @@ sampling = [{{ name = "greedy" }}]
         )
         return self.out / to
 
-    def gradients(self, pairs, adapter):
+    def gradients(self, pairs, adapter, parts=lambda name, before, after: [after]):
         """Gradients of the loss `spin` with this adapter as policy and as opponent, by the names in
-        its file: what one step takes from its weights."""
+        its file: what one step takes from its weights, of which `parts` says what became."""
         after = self.train(
             pairs, "step", adapter, train__clip=0, train__eps=EPS, train__lr=EPS * STEP
         )
         before, after = (load_file(Path(p) / "adapter_model.safetensors") for p in (adapter, after))
-        return {name: (t.double() - after[name].double()) / STEP for name, t in before.items()}
+        return {
+            name: sum(t.double() - part.double() for part in parts(name, t, after[name])) / STEP
+            for name, t in before.items()
+        }
 
     def export(self, to, name, *options, adapter=None):
         self.run("export", "--to", to, "--out", name, *options, adapter=adapter)

@@ -24,6 +24,6 @@ def wide(model):
     four = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
     for layer in four:
         layer.support_avx512bf16_for_cpu = False
-    if hasattr(model.config, "num_experts_per_tok"):  # PyTorch's grouped products take no f64
+    if hasattr(model.config, "num_experts_per_tok") or getattr(model.config, "enable_moe_block", False):  # PyTorch's grouped products take no f64
         model.config._experts_implementation = "eager"
     return model if four else model.double()

@@ -418,21 +418,24 @@ impl Dense {
 
     /// The gated perceptron: down(activation(gate(x)) · up(x)).
     pub fn mlp<'g>(&self, g: &Graph<'g>, x: Tensor<'g>) -> Tensor<'g> {
-        let g = &g.scope("mlp");
+        self.gated(&g.scope("mlp"), x, self.ffn)
+    }
+
+    /// A gated perceptron of `ffn` features inside, its weights in `g`'s scope: (tokens, width) ->
+    /// (tokens, width).
+    pub fn gated<'g>(&self, g: &Graph<'g>, x: Tensor<'g>, ffn: usize) -> Tensor<'g> {
         let linear = |name: &str, out| g.linear_with(name, x, out, self.mlp_bias);
-        let fused = self
-            .fused_gate_up
-            .then(|| linear("gate_up_proj", 2 * self.ffn));
+        let fused = self.fused_gate_up.then(|| linear("gate_up_proj", 2 * ffn));
         let project = |name: &str, start| match fused {
-            Some(both) => both.narrow(start, self.ffn),
-            None => linear(name, self.ffn),
+            Some(both) => both.narrow(start, ffn),
+            None => linear(name, ffn),
         };
         let gate = project("gate_proj", 0); // (tokens, ffn)
         let gate = match self.activation {
             Activation::Silu => gate.silu(),
             Activation::GeluTanh => gate.gelu_tanh(),
         };
-        let up = project("up_proj", self.ffn);
+        let up = project("up_proj", ffn);
         g.linear_with("down_proj", gate * up, self.width, self.mlp_bias)
     }
 

@@ -429,6 +429,21 @@ impl Stack {
         layout: Layout::Rows,
     };
 
+    /// The experts of a layer as transformers 5 saves them: (experts, out, in), gate's rows before
+    /// the other input's.
+    pub const EXPERTS: &'static [Stack] = &[
+        Stack::new(
+            "experts.gate_up_proj",
+            &["experts.{}.gate_proj.weight", "experts.{}.up_proj.weight"],
+            Layout::Rows,
+        ),
+        Stack::new(
+            "experts.down_proj",
+            &["experts.{}.down_proj.weight"],
+            Layout::Rows,
+        ),
+    ];
+
     /// A tensor that stacks these parts so.
     pub const fn new(stored: &'static str, parts: &'static [&'static str], layout: Layout) -> Self {
         Stack {

@@ -60,12 +60,22 @@ impl Experts {
     /// # Errors
     /// None, or more than there are experts.
     pub fn per_token(c: &Config, absent: usize, count: usize) -> Result<usize> {
-        const KEY: &str = "num_experts_per_tok";
-        match c.usize_or(KEY, absent)? {
-            chosen if chosen == 0 || chosen > count => {
-                Err(c.error(KEY, &format!("is {chosen} of {count} experts")))
-            }
-            chosen => Ok(chosen),
+        let key = "num_experts_per_tok";
+        Self::some_of(c, key, c.usize_or(key, absent)?, count)
+    }
+
+    /// The same under another key.
+    ///
+    /// # Errors
+    /// As there, and without that key.
+    pub fn per_token_of(c: &Config, key: &str, count: usize) -> Result<usize> {
+        Self::some_of(c, key, c.usize(key)?, count)
+    }
+
+    fn some_of(c: &Config, key: &str, chosen: usize, count: usize) -> Result<usize> {
+        match chosen == 0 || chosen > count {
+            true => Err(c.error(key, &format!("is {chosen} of {count} experts"))),
+            false => Ok(chosen),
         }
     }
 

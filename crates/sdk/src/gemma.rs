@@ -1,6 +1,18 @@
-//! What the Gemmas have in common: [`Dense::gemma`].
+//! What the Gemmas have in common: [`Absent::GEMMA`], [`Dense::gemma`].
 
 use crate::{Absent, Activation, Config, Dense, Norms, Result, json::Json};
+
+impl Absent {
+    /// As in transformers' classes of Gemma 2 to 4, but for the vocabulary's size.
+    pub const GEMMA: Absent = Absent {
+        heads: Some(8),
+        kv_heads: Some(4),
+        head_dim: Some(256),
+        vocab: None,
+        eps: None,
+        tied: true,
+    };
+}
 
 impl Dense {
     /// Reads what Gemma 2 and 3 share: RMS norms of both branches' inputs and outputs, 1 added to
@@ -28,12 +40,8 @@ impl Dense {
             return Err(c.error("query_pre_attn_scalar", &what));
         }
         let absent = Absent {
-            heads: Some(8),
-            kv_heads: Some(4),
-            head_dim: Some(256),
             vocab: Some(vocab),
-            eps: None,
-            tied: true,
+            ..Absent::GEMMA
         };
         let dense = Dense::sizes(c, absent)?;
         let biases = c.bool_or("attention_bias", false)?;

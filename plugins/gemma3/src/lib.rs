@@ -22,15 +22,12 @@ const WINDOWED_THETA: &str = "rope_parameters.sliding_attention.rope_theta";
 /// The rotary embedding of layers that see everything.
 const FULL: RopeRules = RopeRules {
     theta: 1e6,
-    layer_type: Some("full_attention"),
-    ..RopeRules::WHOLE
+    ..RopeRules::FULL
 };
 /// That of layers with a window.
 const WINDOWED: RopeRules = RopeRules {
     theta_key: Some("rope_local_base_freq"),
-    layer_type: Some("sliding_attention"),
-    scaled: false,
-    ..RopeRules::WHOLE
+    ..RopeRules::WINDOWED
 };
 
 impl DenseFamily for Gemma3 {

@@ -12,17 +12,14 @@
 use std::f64::consts::FRAC_1_SQRT_2;
 
 use randori_sdk::{
-    Absent, Arch, Attn, Config, Dense, Dialect, Experts, Graph, Layers, Result, Rope, RopeRules,
-    Route, Tensor, Windows,
-    dialect::{Layout, Stack},
-    plugin,
+    Absent, Activation, Arch, Attn, Config, Dense, Dialect, Experts, Graph, Layers, Result, Rope,
+    RopeRules, Route, Tensor, Windows, dialect::Stack, plugin,
 };
 
 /// Gemma 4's language model.
 pub struct Gemma4 {
-    /// Sizes, embedding and head.
+    /// Sizes, biases, embedding, perceptrons and head.
     dense: Dense,
-    biases: bool,
     windows: Windows,
     /// Layers with a window.
     windowed: Kind,
@@ -53,16 +50,8 @@ struct Kind {
 /// The rotary embedding of layers that see everything.
 const FULL: RopeRules = RopeRules {
     theta: 1e6,
-    layer_type: Some("full_attention"),
     absent: Some(r#"{"rope_type": "proportional", "partial_rotary_factor": 0.25}"#),
-    ..WINDOWED
-};
-/// That of layers with a window.
-const WINDOWED: RopeRules = RopeRules {
-    theta_key: None,
-    layer_type: Some("sliding_attention"),
-    scaled: false,
-    ..RopeRules::WHOLE
+    ..RopeRules::FULL
 };
 /// What no layer reads: other parts of the model, and projections to keys and values, which
 /// checkpoints have also for layers that take them over.
@@ -73,28 +62,6 @@ const IGNORED: &[&str] = &[
     "*.self_attn.k_*",
     "*.self_attn.v_*",
 ];
-/// As checkpoints hold a layer's experts.
-const STACKS: &[Stack] = &[
-    Stack::new(
-        "experts.gate_up_proj",
-        &["experts.{}.gate_proj.weight", "experts.{}.up_proj.weight"],
-        Layout::Rows,
-    ),
-    Stack::new(
-        "experts.down_proj",
-        &["experts.{}.down_proj.weight"],
-        Layout::Rows,
-    ),
-];
-/// What its class has where keys are absent.
-const ABSENT: Absent = Absent {
-    heads: Some(8),
-    kv_heads: Some(4),
-    head_dim: Some(256),
-    vocab: Some(262_144),
-    eps: None,
-    tied: true,
-};
 
 impl Arch for Gemma4 {
     const NAME: &'static str = "gemma4_text";
@@ -107,7 +74,7 @@ impl Arch for Gemma4 {
         defaults: r#"{"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
             "vocab_size": 262144, "max_position_embeddings": 131072, "tie_word_embeddings": true,
             "sliding_window": 512}"#,
-        stacks: STACKS,
+        stacks: Stack::EXPERTS,
         ..Dialect::NONE
     };
 
@@ -115,7 +82,12 @@ impl Arch for Gemma4 {
         c.only("hidden_activation", &["gelu_pytorch_tanh"])?;
         // of tokens that stand for pictures, which are none here
         c.only("use_bidirectional_attention", &["vision"])?;
-        let dense = Dense::sizes(c, ABSENT)?;
+        let absent = Absent {
+            vocab: Some(262_144),
+            ..Absent::GEMMA
+        };
+        let dense = Dense::sizes(c, absent)?;
+        let biases = c.bool_or("attention_bias", false)?;
         let layers = dense.layers;
         let window = Some(c.usize_or("sliding_window", 512)?);
         let windows = Windows::read(c, layers, window, Layers::ButEvery(6))?;
@@ -125,7 +97,7 @@ impl Arch for Gemma4 {
             let keys_are_values = full && c.bool_or("attention_k_eq_v", false)?;
             let (rules, (head_dim, kv_heads)) = match full {
                 true => (FULL, full_heads(c, &dense, keys_are_values)?),
-                false => (WINDOWED, (dense.head_dim, dense.kv_heads)),
+                false => (RopeRules::WINDOWED, (dense.head_dim, dense.kv_heads)),
             };
             let alike =
                 |layer: &usize| full == (layer + 1 == layers || windows.of(*layer).is_none());
@@ -145,7 +117,6 @@ impl Arch for Gemma4 {
         let double = c.bool_or("use_double_wide_mlp", false)?;
         let share = c.usize_unless_null("hidden_size_per_layer_input", 256)?;
         Ok(Gemma4 {
-            biases: c.bool_or("attention_bias", false)?,
             windowed: kind(false)?,
             full: kind(true)?,
             own,
@@ -155,6 +126,9 @@ impl Arch for Gemma4 {
             share_scale: c.held((share.unwrap_or(0) as f64).sqrt()),
             mixture: mixture(c)?,
             dense: Dense {
+                qkv_bias: biases,
+                o_bias: biases,
+                activation: Activation::GeluTanh,
                 embed_scale: c.held((dense.width as f64).sqrt()),
                 logit_softcap: c.f64_opt("final_logit_softcapping")?,
                 ..dense
@@ -192,7 +166,9 @@ impl Arch for Gemma4 {
         } else {
             self.wide
         };
-        let y = self.gated(&g.scope("mlp"), norm("pre_feedforward_layernorm", x), ffn);
+        let y = self
+            .dense
+            .gated(&g.scope("mlp"), norm("pre_feedforward_layernorm", x), ffn);
         let y = match self.mixture {
             None => y,
             Some(mixture) => {
@@ -228,7 +204,8 @@ impl Gemma4 {
     fn attention<'g>(&self, g: &Graph<'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
         let (window, kind) = self.kind(layer);
         let (dim, eps) = (kind.head_dim, self.dense.eps);
-        let project = |name: &str, n: usize| g.linear_with(name, x, n * dim, self.biases).heads(n);
+        let biased = self.dense.qkv_bias;
+        let project = |name: &str, n: usize| g.linear_with(name, x, n * dim, biased).heads(n);
         let turned = |norm: &str, y: Tensor<'g>| g.rms_norm(norm, y, eps).rope(&kind.rope);
         let q = turned("q_norm", project("q_proj", self.dense.heads));
         let [keys, values] = match window {
@@ -256,13 +233,7 @@ impl Gemma4 {
             ..Attn::default()
         };
         let y = g.attention(q, k, v, attn).merge();
-        g.linear_with("o_proj", y, self.dense.width, self.biases)
-    }
-
-    /// The perceptron, `ffn` features inside: (tokens, width) -> (tokens, width).
-    fn gated<'g>(&self, g: &Graph<'g>, x: Tensor<'g>, ffn: usize) -> Tensor<'g> {
-        let inside = g.linear("gate_proj", x, ffn).gelu_tanh() * g.linear("up_proj", x, ffn);
-        g.linear("down_proj", inside, self.dense.width)
+        g.linear_with("o_proj", y, self.dense.width, self.dense.o_bias)
     }
 
     /// The mixture, of experts of so many features: (tokens, width) -> (tokens, width).
@@ -278,7 +249,9 @@ impl Gemma4 {
         let scales = router.param("per_expert_scale", &[count]);
         let rows = g.rms_norm("pre_feedforward_layernorm_2", x, eps);
         g.moe(logits, rows, route, |e, rows| {
-            let y = self.gated(&g.scope(format_args!("experts.{e}")), rows, ffn);
+            let y = self
+                .dense
+                .gated(&g.scope(format_args!("experts.{e}")), rows, ffn);
             y * scales.narrow(e, 1)
         })
     }
@@ -305,12 +278,9 @@ fn full_heads(c: &Config, dense: &Dense, keys_are_values: bool) -> Result<(usize
 fn mixture(c: &Config) -> Result<Option<(usize, usize, Route)>> {
     let there = c.bool_or("enable_moe_block", false)?;
     let read = || -> Result<_> {
-        let route = Route::top(c.usize("top_k_experts")?).normalised();
-        Ok((
-            Experts::number(c, 0)?,
-            c.usize("moe_intermediate_size")?,
-            route,
-        ))
+        let count = Experts::number(c, 0)?;
+        let route = Route::top(Experts::per_token_of(c, "top_k_experts", count)?).normalised();
+        Ok((count, c.usize("moe_intermediate_size")?, route))
     };
     there.then(read).transpose()
 }
@@ -381,6 +351,10 @@ mod tests {
             (
                 r#", "enable_moe_block": true, "top_k_experts": 2"#,
                 "`num_local_experts` is 0",
+            ),
+            (
+                r#", "enable_moe_block": true, "num_experts": 4, "top_k_experts": 5"#,
+                "`top_k_experts` is 5 of 4 experts",
             ),
         ] {
             let error = new(more).err().unwrap().to_string();

@@ -24,15 +24,12 @@ const WINDOWED_THETA: &str = "rope_parameters.sliding_attention.rope_theta";
 /// The rotary embedding of layers that see everything.
 const FULL: RopeRules = RopeRules {
     theta: 5e5,
-    layer_type: Some("full_attention"),
-    ..RopeRules::WHOLE
+    ..RopeRules::FULL
 };
 /// That of layers with a window.
 const WINDOWED: RopeRules = RopeRules {
-    theta_key: None,
-    layer_type: Some("sliding_attention"),
-    scaled: false,
-    ..FULL
+    theta: FULL.theta,
+    ..RopeRules::WINDOWED
 };
 
 impl DenseFamily for Olmo3 {

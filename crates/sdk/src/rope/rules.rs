@@ -53,6 +53,20 @@ impl RopeRules {
         share: Share::Whole,
         ..RopeRules::PART
     };
+
+    /// Those of layers that see everything, in families whose layers with a window have their own.
+    pub const FULL: RopeRules = RopeRules {
+        layer_type: Some("full_attention"),
+        ..RopeRules::WHOLE
+    };
+
+    /// Those of layers with a window, whose theta is 10,000 and which nothing scales.
+    pub const WINDOWED: RopeRules = RopeRules {
+        theta_key: None,
+        layer_type: Some("sliding_attention"),
+        scaled: false,
+        ..RopeRules::WHOLE
+    };
 }
 
 /// How frequencies follow from theta (`rope_type`); d is the number of rotated features.
