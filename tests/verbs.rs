@@ -20,3 +20,4 @@ mod plugin_verbs;
 mod program;
 mod recipe;
 mod resume;
+mod serve;

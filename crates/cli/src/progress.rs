@@ -45,6 +45,8 @@ struct Now {
     folder: Option<PathBuf>,
     /// A training runs, which can stop after a step.
     trains: bool,
+    /// A server runs that can be told to stop.
+    serves: bool,
     /// It is to do so.
     asked: bool,
 }
@@ -73,14 +75,19 @@ impl Console {
 
     /// Asks the training that runs to stop after its step; `false` where none runs.
     pub fn asks_to_stop(&self) -> bool {
-        {
+        let line = {
             let mut now = self.now();
-            now.asked = now.trains;
+            now.asked = now.trains || now.serves;
             if !now.asked {
                 return false;
             }
-        }
-        let line = "stopping after this step, which is saved then; Ctrl-C again stops at once";
+            match now.serves {
+                true => "stopping once those that wait are answered; Ctrl-C again stops at once",
+                false => {
+                    "stopping after this step, which is saved then; Ctrl-C again stops at once"
+                }
+            }
+        };
         self.beside(|| errln!("{line}"));
         true
     }
@@ -177,6 +184,10 @@ impl Watch for Console {
 
     fn trains(&self, on: bool) {
         self.now().trains = on;
+    }
+
+    fn serves(&self, on: bool) {
+        self.now().serves = on;
     }
 
     fn stops(&self) -> bool {

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 
 use crate::{KvCache, Player, Progress, SlotTokens};
 
+pub mod batch;
 mod draw;
 #[cfg(feature = "cuda")]
 mod on_gpu;
@@ -311,7 +312,7 @@ impl Sequence {
 }
 
 /// How many tokens each slot feeds in the next step: the last drawn one, or a prompt's next piece.
-fn pieces(slots: &[Option<Sequence>]) -> Vec<usize> {
+fn pieces<'a>(slots: impl Iterator<Item = Option<&'a Sequence>>) -> Vec<usize> {
     let mut budget = PREFILL;
     let mut piece = |sequence: &Sequence| {
         let wanted = (sequence.tokens.len() - sequence.cached).min(PIECE);
@@ -322,10 +323,7 @@ fn pieces(slots: &[Option<Sequence>]) -> Vec<usize> {
         budget -= granted;
         granted
     };
-    slots
-        .iter()
-        .map(|place| place.as_ref().map_or(0, &mut piece))
-        .collect()
+    slots.map(|place| place.map_or(0, &mut piece)).collect()
 }
 
 /// One pass of the model over all slots; answers how many tokens were drawn.
@@ -336,7 +334,7 @@ fn advance(
     samplers: &[Arc<dyn SamplerFn>],
     o: &GenerateOptions,
 ) -> Result<usize> {
-    let takes = pieces(slots);
+    let takes = pieces(slots.iter().map(Option::as_ref));
     let batch: Vec<SlotTokens> = slots
         .iter()
         .zip(&takes)

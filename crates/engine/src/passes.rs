@@ -125,6 +125,13 @@ impl<K: Kernels> Pass<'_, K> {
         Ok(self.run_head(Context::Alone, false, ends, false)?.output)
     }
 
+    /// Logits (rows, vocab) of these rows of a hidden state.
+    pub(crate) fn head_rows(&self, hidden: &K::Tensor, rows: &K::Indices) -> Result<K::Tensor> {
+        let picked = self.kernels.gather(hidden, rows)?;
+        let context = Context::Picked(rows.clone());
+        Ok(self.run_head(context, false, picked, false)?.output)
+    }
+
     /// Whether a weight of the head's own is trained; `width` is the hidden state's.
     pub(crate) fn head_trains(&self, width: usize) -> Result<bool> {
         let trains = |w: &crate::trace::TracedWeight| -> Result<bool, String> {

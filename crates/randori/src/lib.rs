@@ -85,6 +85,7 @@ mod report;
 mod request;
 mod run;
 mod score;
+mod serve;
 mod session;
 mod settings;
 mod sft;
@@ -121,6 +122,7 @@ pub use report::{Baseline, Measures, Played, PromptRow, Prompts, Sample, Summary
 pub use request::{Request, Split, Which};
 pub use run::play;
 pub use score::score;
+pub use serve::{Serve, serve};
 pub use sft::sft;
 pub use shell::quoted;
 pub use train::train;

@@ -52,9 +52,15 @@ pub trait Watch: Send + Sync {
         let _ = on;
     }
 
-    /// Whether the training that runs should stop after this step: it is saved then.
+    /// Whether the training that runs should stop after this step, which is saved then, or the
+    /// server that runs should answer whom it has and end.
     fn stops(&self) -> bool {
         false
+    }
+
+    /// A server begins, which asks [`Watch::stops`] all the time, or is over.
+    fn serves(&self, on: bool) {
+        let _ = on;
     }
 
     /// The training that was to stop has been saved; whatever called for it fails now.

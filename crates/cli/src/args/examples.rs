@@ -31,7 +31,7 @@ fn below(name: &str, own: &str) -> String {
     }
 }
 
-const EXAMPLES: [(&str, &str); 18] = [
+const EXAMPLES: [(&str, &str); 19] = [
     (
         "randori",
         "Examples:
@@ -90,6 +90,14 @@ const EXAMPLES: [(&str, &str); 18] = [
   randori eval runs/mine --out measures.json      # after the last iteration
   randori eval runs/mine --iteration 0            # after the first
   randori eval mine.toml --adapter supervised --split validation",
+    ),
+    (
+        "serve",
+        "Examples:
+  randori serve runs/mine                     # every iteration, at http://127.0.0.1:8000/v1
+  randori serve mine.toml --adapter adapter --port 8080
+  randori serve runs/mine --slots 32 --context 2048
+  randori serve runs/mine --host 0.0.0.0      # with a key in RANDORI_API_KEY",
     ),
     (
         "chat",

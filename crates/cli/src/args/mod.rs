@@ -18,6 +18,7 @@ mod examples;
 mod export;
 mod init;
 mod plugin;
+mod serving;
 mod talk;
 
 /// Self-play fine-tuning at home: a language model practises against its own past self.
@@ -237,6 +238,9 @@ enum Verb {
     },
     /// Talks with a player: on a terminal, with the lines of standard input, or with one `--prompt`
     Chat(talk::Args),
+    /// Serves players by OpenAI's HTTP interface: chats, completions, log-probs, one model name for
+    /// each iteration
+    Serve(serving::Args),
     /// Writes a player for other tools, merged or as an adapter, and says how much of what it
     /// learnt survives
     Export(export::Args),
@@ -365,6 +369,10 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         Verb::Chat(args) => {
             let (request, talk, prompt) = args.asked();
             chat::run(&request, &talk, prompt.as_deref())
+        }
+        Verb::Serve(args) => {
+            let (request, how) = args.asked();
+            randori::serve(&request, &how)
         }
         Verb::Export(args) => randori::export(&args.export()?),
         Verb::Plugins(args) => args.run(),

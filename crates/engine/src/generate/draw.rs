@@ -186,7 +186,7 @@ fn log_growth(sum: f64, more: &[f32]) -> f64 {
 }
 
 /// log Σ exp of a finite row.
-fn log_sum_exp(row: &[f32]) -> f64 {
+pub(super) fn log_sum_exp(row: &[f32]) -> f64 {
     let max = math::max(row);
     f64::from(max) + math::sum_exp(row, max).ln()
 }
