@@ -84,7 +84,7 @@ pub fn eval(
 }
 
 /// The player's recipe, what it has learnt, and what it is called.
-fn player(request: &Request, which: Option<Which>) -> Result<(Recipe, Vec<PathBuf>, String)> {
+pub fn player(request: &Request, which: Option<Which>) -> Result<(Recipe, Vec<PathBuf>, String)> {
     let (recipe, given) = folder::recipe(request)?;
     let (learnt, game) = chosen(request, &recipe, given.clone(), which)?;
     folder::say_game(request, &recipe)?;

@@ -89,7 +89,9 @@ const EXAMPLES: [(&str, &str); 18] = [
   randori eval mine.toml                          # the start
   randori eval runs/mine --out measures.json      # after the last iteration
   randori eval runs/mine --iteration 0            # after the first
-  randori eval mine.toml --adapter adapter --split validation",
+  randori eval mine.toml --adapter adapter --split validation
+  randori eval model.gguf --tasks gsm8k,arc_challenge --data sets --limit 100
+  randori eval runs/mine --tasks mmlu --num-fewshot 5 --out items.jsonl",
     ),
     (
         "chat",
