@@ -165,7 +165,7 @@ fn what_a_task_asks_for_and_we_have_not_is_refused_by_name() {
             "fewshot_config: {sampler: balanced}",
             "the sampler `balanced`",
         ),
-        ("k", "task: [x", "no task, group or tag of"),
+        ("k", "task: [x", "a file that names it cannot be read"),
         (
             "l",
             "dataset_path: made/nothing",

@@ -87,10 +87,17 @@ impl Harness {
 
     fn find_in(&self, name: &str, depth: usize) -> Result<Asked> {
         ensure!(depth < DEEPEST, "{name}: groups are nested too deep");
+        let mut unread = String::new();
         for path in self.naming(name) {
-            // what cannot be read may be named so all the same: another file decides
-            let Ok(config) = load(path, &mut BTreeSet::new()) else {
-                continue;
+            // it may not be what is meant: another file decides, as with lm-eval
+            let config = match load(path, &mut BTreeSet::new()) {
+                Ok(config) => config,
+                Err(error) => {
+                    if unread.is_empty() {
+                        unread = format!("; a file that names it cannot be read: {error:#}");
+                    }
+                    continue;
+                }
             };
             let is = |key: &str| config.get(key).and_then(Value::as_str) == Some(name);
             if is("group") {
@@ -109,7 +116,7 @@ impl Harness {
         let tagged = self.tagged(name)?;
         ensure!(
             !tagged.is_empty(),
-            "--tasks {name}: no task, group or tag of {} is called so",
+            "--tasks {name}: no task, group or tag of {} is called so{unread}",
             self.root.display()
         );
         Ok(Asked::Group(Group {
@@ -120,9 +127,9 @@ impl Harness {
     }
 
     fn group(&self, name: &str, config: &Map<String, Value>, depth: usize) -> Result<Group> {
-        let parts = match &config["task"] {
-            Value::Array(parts) => parts.clone(),
-            one => vec![one.clone()],
+        let parts = match config.get("task") {
+            Some(Value::Array(parts)) => parts.clone(),
+            one => one.cloned().into_iter().collect(),
         };
         let part = |part: &Value| match part.as_str() {
             Some(part) => self.find_in(part, depth + 1),

@@ -13,6 +13,9 @@ use serde_json::{Map, Number, Value};
 /// Deepest nesting that is read.
 const DEEPEST: usize = 64;
 
+/// What `!!` stands for.
+const CORE: &str = "tag:yaml.org,2002:";
+
 /// The key under which a function's object names its Python file.
 pub const FILE: &str = "file";
 
@@ -134,7 +137,8 @@ impl<'a> Reader<'a> {
                 map.insert(FILE.into(), file.to_string_lossy().into());
                 Ok(map.into())
             }
-            Some((_, "str")) | Some(("!", "")) => Ok(text.into()),
+            Some((CORE, "str")) | Some(("!", "")) => Ok(text.into()),
+            Some((CORE, "null" | "bool" | "int" | "float")) => Ok(plain(text)),
             Some((handle, suffix)) => bail!("has the tag {handle}{suffix}, which is not built in"),
             None if style == ScalarStyle::Plain => Ok(plain(text)),
             None => Ok(text.into()),
@@ -220,11 +224,12 @@ mod tests {
     #[test]
     fn words_mean_what_they_mean_to_pyyaml() {
         let text = "a: yes\nb: No\nc: 1e3\nd: 1.5e+3\ne: 010\nf: 0x1f\ng: 1_000\nh: ~\ni:\nj: '1'\n\
-                    k: .5\nl: -3\nm: +4.\nn: 1.0\no: null\np: n\nq: 0.0\nr: -\"x\ns: 08\nt: 1.5e3";
+                    k: .5\nl: -3\nm: +4.\nn: 1.0\no: null\np: n\nq: 0.0\nr: -\"x\ns: 08\nt: 1.5e3\nu: !!null ''\nv: !!str 1";
         let value = json!({
             "a": true, "b": false, "c": "1e3", "d": 1500.0, "e": 8, "f": 31, "g": 1000,
             "h": null, "i": null, "j": "1", "k": 0.5, "l": -3, "m": 4.0, "n": 1.0, "o": null,
-            "p": "n", "q": 0.0, "r": "-\"x", "s": "08", "t": "1.5e3"
+            "p": "n", "q": 0.0, "r": "-\"x", "s": "08", "t": "1.5e3",
+            "u": null, "v": "1"
         });
         assert_eq!(read(text).unwrap(), value);
     }
