@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::hub::variables;
+use super::server::{Files, Hub, REPO};
 use crate::program::World;
 
 const TASKS: &str = "endings,blanks,truths,sums,sums_alone,science,letters";
@@ -52,6 +54,34 @@ fn rows(world: &World, file: &str) -> Vec<Value> {
         .collect()
 }
 
+/// The figures of tasks and of the group are in the table.
+fn figures_are_shown(goldens: &Value, printed: &str) {
+    for (task, figures) in goldens.as_object().unwrap() {
+        for (key, mean) in figures.as_object().unwrap() {
+            let Some((metric, filter)) =
+                key.split_once(',').filter(|(m, _)| !m.ends_with("_stderr"))
+            else {
+                continue;
+            };
+            let error = figures[&format!("{metric}_stderr,{filter}")]
+                .as_f64()
+                .unwrap();
+            let figures = format!("{:.4}  {error:>10.4}", mean.as_f64().unwrap());
+            let figures = figures.split_whitespace().collect::<Vec<_>>().join(" ");
+            let shown = ran
+                .stdout
+                .lines()
+                .skip_while(|line| line.split_whitespace().next() != Some(task));
+            let shown: Vec<String> = shown
+                .take(2)
+                .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+                .collect();
+            let found = shown.iter().any(|line| line.ends_with(&figures));
+            assert!(found, "{task} {key} {figures}: {printed}");
+        }
+    }
+}
+
 #[test]
 fn every_item_has_lm_evals_result() {
     let world = World::new();
@@ -90,31 +120,7 @@ fn every_item_has_lm_evals_result() {
         let near = own.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-4);
         assert!(near, "{task} {number}: {own:?} {want:?}");
     }
-    // figures of tasks and of the group, as they are printed
-    for (task, figures) in goldens["figures"].as_object().unwrap() {
-        for (key, mean) in figures.as_object().unwrap() {
-            let Some((metric, filter)) =
-                key.split_once(',').filter(|(m, _)| !m.ends_with("_stderr"))
-            else {
-                continue;
-            };
-            let error = figures[&format!("{metric}_stderr,{filter}")]
-                .as_f64()
-                .unwrap();
-            let figures = format!("{:.4}  {error:>10.4}", mean.as_f64().unwrap());
-            let figures = figures.split_whitespace().collect::<Vec<_>>().join(" ");
-            let shown = ran
-                .stdout
-                .lines()
-                .skip_while(|line| line.split_whitespace().next() != Some(task));
-            let shown: Vec<String> = shown
-                .take(2)
-                .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-                .collect();
-            let found = shown.iter().any(|line| line.ends_with(&figures));
-            assert!(found, "{task} {key} {figures}: {}", ran.stdout);
-        }
-    }
+    figures_are_shown(&goldens["figures"], &ran.stdout);
     // so many from the first: the same draws
     let fewer = run(
         &world,
@@ -243,4 +249,38 @@ fn a_recipe_is_asked_as_its_model_is() {
         "{}",
         refused.stderr
     );
+}
+
+/// A data set of the hub by its name and configuration: the files of that folder alone.
+#[test]
+fn data_sets_of_the_hub_are_found_by_their_configuration() {
+    let world = World::new();
+    let out = text(&world.dir().join("items.jsonl"));
+    let (harness, more) = (definitions(), ["--out", &out]);
+    let local = run(&world, &asked("letters_late", &harness, &more));
+    assert_eq!(local.code, 0, "{}", local.stderr);
+    let wanted = rows(&world, "items.jsonl");
+    let data = repository().join("tests/fixtures/tasks/data/made/letters");
+    let file = |name: &str| fs::read(data.join(name)).unwrap();
+    let files = Files::from([
+        ("README.md".to_owned(), b"of letters".to_vec()),
+        ("early/test.jsonl".to_owned(), file("early/test.jsonl")),
+        ("late/test.jsonl".to_owned(), file("late/test.jsonl")),
+        ("late/dev.jsonl".to_owned(), file("late/dev.jsonl")),
+    ]);
+    fs::create_dir(world.dir().join("own")).unwrap();
+    for name in ["_letters_yaml", "letters_late.yaml"] {
+        let text = fs::read_to_string(Path::new(&harness).join("letters").join(name)).unwrap();
+        world.file(&format!("own/{name}"), &text.replace("made/letters", REPO));
+    }
+    let hub = Hub::serve(&[("1111111111111111111111111111111111111111", files)]);
+    let home = text(&world.dir().join("home"));
+    let own = text(&world.dir().join("own"));
+    let mut command = asked("letters_late", &own, &more);
+    let at = command.iter().position(|a| a == "--data").unwrap();
+    command.drain(at..at + 2);
+    let command: Vec<&str> = command.iter().map(String::as_str).collect();
+    let ran = world.run_with(&variables(&home, &hub.address, ""), &command);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(rows(&world, "items.jsonl"), wanted);
 }
