@@ -68,8 +68,7 @@ fn figures_are_shown(goldens: &Value, printed: &str) {
                 .unwrap();
             let figures = format!("{:.4}  {error:>10.4}", mean.as_f64().unwrap());
             let figures = figures.split_whitespace().collect::<Vec<_>>().join(" ");
-            let shown = ran
-                .stdout
+            let shown = printed
                 .lines()
                 .skip_while(|line| line.split_whitespace().next() != Some(task));
             let shown: Vec<String> = shown
