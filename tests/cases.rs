@@ -52,6 +52,8 @@ mod safety;
 mod starts;
 #[path = "cases/stranger.rs"]
 mod stranger;
+#[path = "cases/tasks.rs"]
+mod tasks;
 #[path = "cases/turns.rs"]
 mod turns;
 

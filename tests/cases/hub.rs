@@ -32,7 +32,7 @@ fn world() -> (World, Files) {
 }
 
 /// The hub's variables, and none of this machine's own.
-fn variables<'a>(home: &'a str, address: &'a str, offline: &'a str) -> Vec<(&'a str, &'a str)> {
+pub fn variables<'a>(home: &'a str, address: &'a str, offline: &'a str) -> Vec<(&'a str, &'a str)> {
     let hub = [
         ("HF_HOME", home),
         ("HF_ENDPOINT", address),

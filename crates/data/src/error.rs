@@ -48,6 +48,9 @@ pub enum Error {
     /// The chat template is invalid, or refuses a conversation.
     #[error("chat template: {0}")]
     Template(String),
+    /// A task's template is invalid, or fails.
+    #[error("task's template: {0}")]
+    TaskTemplate(String),
     /// The chat template refuses one example's conversation.
     #[error("{place}: chat template: {what}")]
     Refused {

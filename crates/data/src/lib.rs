@@ -31,5 +31,5 @@ pub use read::{
     read, read_bytes,
 };
 pub use record::{Place, Record};
-pub use template::{ChatTemplate, PLAIN};
+pub use template::{ChatTemplate, PLAIN, TaskTemplate};
 pub use tokenizer::{Response, Tokenizer, known_pre_tokenizers, named_templates};

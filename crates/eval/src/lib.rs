@@ -1,4 +1,5 @@
-//! Held-out measures: exact match, likelihood, multiple choice, and confidence intervals.
+//! Held-out measures: exact match, likelihood, multiple choice, benchmark tasks, and confidence
+//! intervals.
 //!
 //! Everything here is arithmetic over texts and log-probs computed elsewhere. It must not know a
 //! model, a tensor, a file or the terminal, so that every figure a run prints can be checked by
@@ -10,6 +11,7 @@ mod choice;
 mod likelihood;
 mod signs;
 mod spread;
+pub mod task;
 
 pub use answer::{Check, Error, Tally};
 pub use bootstrap::{Resamples, ratio};

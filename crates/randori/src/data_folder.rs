@@ -98,7 +98,10 @@ fn all_same<T: PartialEq>(names: &[String], first: &[String], of: impl Fn(&str) 
 
 /// All files below a folder, by their paths from it, in order; without hidden ones, the runs below
 /// it, and what an export wrote: else a run that is kept there would change its own data.
-fn below(folder: &Path) -> Result<Vec<String>> {
+///
+/// # Errors
+/// A folder that cannot be listed.
+pub fn below(folder: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     let mut waiting = vec![String::new()];
     while let Some(inside) = waiting.pop() {

@@ -95,7 +95,7 @@ pub fn is_measured(request: &Request) -> bool {
 }
 
 /// The player's recipe, what it has learnt, and what it is called.
-fn player(request: &Request, which: Option<Which>) -> Result<(Recipe, Vec<PathBuf>, String)> {
+pub fn player(request: &Request, which: Option<Which>) -> Result<(Recipe, Vec<PathBuf>, String)> {
     let (recipe, given) = folder::recipe(request)?;
     let (learnt, game) = chosen(request, &recipe, given.clone(), which, ITERATION)?;
     folder::say_game(request, &recipe)?;

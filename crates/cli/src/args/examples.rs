@@ -89,13 +89,15 @@ const EXAMPLES: [(&str, &str); 19] = [
   randori eval mine.toml                          # the model as it is
   randori eval runs/mine --out measures.json      # after the last iteration
   randori eval runs/mine --iteration 0            # after the first
-  randori eval mine.toml --adapter supervised --split validation",
+  randori eval mine.toml --adapter supervised --split validation
+  randori eval model.gguf --tasks gsm8k,arc_challenge --data sets --limit 100
+  randori eval runs/mine --tasks mmlu --num-fewshot 5 --out items.jsonl",
     ),
     (
         "serve",
         "Examples:
   randori serve runs/mine                     # every iteration, at http://127.0.0.1:8000/v1
-  randori serve mine.toml --adapter adapter --port 8080
+  randori serve mine.toml --adapter supervised --port 8080
   randori serve runs/mine --slots 32 --context 2048
   randori serve runs/mine --host 0.0.0.0      # with a key in RANDORI_API_KEY",
     ),

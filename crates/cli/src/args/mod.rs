@@ -7,13 +7,14 @@ use std::sync::Arc;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
-use randori::{Aim, Request, Which, bytes, one_line};
+use randori::{Aim, Request, bytes, one_line};
 
 use crate::progress::Console;
 use crate::terminal::{self, Colour};
 use crate::{chat, commands, inspect, interrupt};
 
 mod descriptions;
+mod eval;
 mod examples;
 mod export;
 mod init;
@@ -221,21 +222,8 @@ enum Verb {
         #[arg(long)]
         fresh: bool,
     },
-    /// Held-out measures of a player
-    Eval {
-        #[command(flatten)]
-        who: Who,
-        /// Which data
-        #[arg(long, value_enum, ignore_case = true, default_value = "held-out")]
-        split: Split,
-        /// Which player of a run folder: iteration T, the one after training T (0, 1, …), or
-        /// `start`, the one before the first; the last one where it is not given
-        #[arg(long, value_name = "T")]
-        iteration: Option<Which>,
-        /// JSON file to write beside the terminal
-        #[arg(long, short)]
-        out: Option<PathBuf>,
-    },
+    /// Held-out measures of a player, or with `--tasks` those of benchmarks
+    Eval(eval::Args),
     /// Talks with a player: on a terminal, with the lines of standard input, or with one `--prompt`
     Chat(talk::Args),
     /// Serves players by OpenAI's HTTP interface: chats, completions, log-probs, one model name for
@@ -360,12 +348,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         Verb::Sft { who, out, fresh } => {
             trained(who, |request| randori::sft(request, out.as_deref(), fresh))
         }
-        Verb::Eval {
-            who,
-            split,
-            iteration,
-            out,
-        } => randori::eval(&who.request(), split.into(), iteration, out.as_deref()),
+        Verb::Eval(args) => args.run(),
         Verb::Chat(args) => {
             let (request, talk, prompt) = args.asked();
             chat::run(&request, &talk, prompt.as_deref())

@@ -4,6 +4,7 @@
 
 mod python;
 mod roles;
+mod task;
 mod turns;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use crate::{Context, Error, Message, Result};
 pub(crate) use python::float as python_float;
 use python::{Budget, Day, Program};
 pub(crate) use roles::is_result;
+pub use task::TaskTemplate;
 pub(crate) use turns::FramedTemplate;
 
 /// A template for models without one: the messages' contents concatenated, after a

@@ -266,13 +266,23 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::ids`].
     pub fn text_ids(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.opening_ids(text)?;
+        if let Some(eos) = self.eos().filter(|eos| ids.last() != Some(eos)) {
+            ids.push(eos);
+        }
+        Ok(ids)
+    }
+
+    /// Token ids of a text that the model is to go on with: after the beginning-of-text token if the
+    /// tokenizer adds one and the text does not spell it itself.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::ids`].
+    pub fn opening_ids(&self, text: &str) -> Result<Vec<u32>> {
         let mut ids = self.ids(text)?;
         let bos = self.bos().filter(|_| self.adds_bos());
         if let Some(bos) = bos.filter(|bos| ids.first() != Some(bos)) {
             ids.insert(0, bos);
-        }
-        if let Some(eos) = self.eos().filter(|eos| ids.last() != Some(eos)) {
-            ids.push(eos);
         }
         Ok(ids)
     }
@@ -293,6 +303,11 @@ impl Tokenizer {
                 .count();
         let decode = || self.core.decode(&ids[..body], false).unwrap_or_default();
         contain(decode).unwrap_or_default()
+    }
+
+    /// Decodes ids without the special tokens among them.
+    pub fn decode_text(&self, ids: &[u32]) -> String {
+        contain(|| self.core.decode(ids, true).unwrap_or_default()).unwrap_or_default()
     }
 
     /// One token's text as in the vocabulary, for inspecting ids.

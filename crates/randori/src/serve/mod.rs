@@ -15,7 +15,7 @@ use randori_store::{Manifest, iteration_folder};
 
 use crate::bytes::{shown, unit};
 use crate::check::{self, Uses};
-use crate::export::chosen;
+use crate::export::{ITERATION, chosen};
 use crate::folder;
 use crate::memory;
 use crate::recipe::Recipe;
@@ -209,7 +209,7 @@ fn players(
     last: Vec<PathBuf>,
 ) -> Result<Vec<(String, Vec<PathBuf>)>> {
     let name = &recipe.run.name;
-    let (stack, game) = chosen(request, recipe, last.clone(), None)?;
+    let (stack, game) = chosen(request, recipe, last.clone(), None, ITERATION)?;
     let mut all = vec![(name.clone(), stack)];
     let Some((game, _)) = game else {
         return Ok(all);
@@ -218,7 +218,7 @@ fn players(
     let finished = (0..).take_while(|t| manifest.done(&iteration_folder(*t), "policy").is_some());
     let iterations = finished.map(Which::Iteration);
     for which in [Which::Start].into_iter().chain(iterations) {
-        let (stack, _) = chosen(request, recipe, last.clone(), Some(which))?;
+        let (stack, _) = chosen(request, recipe, last.clone(), Some(which), ITERATION)?;
         let place = match which {
             Which::Start => "start".to_owned(),
             Which::Iteration(t) => iteration_folder(t),

@@ -30,7 +30,7 @@ mod words;
 mod written;
 
 use minijinja::value::{Rest, Value};
-use minijinja::{Environment, ErrorKind, State};
+use minijinja::{Environment, ErrorKind, State, UndefinedBehavior};
 
 use crate::error::shortened;
 use arguments::Args;
@@ -56,17 +56,39 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Compiles a template.
+    /// Compiles a chat template, set up as in transformers.
     ///
     /// # Errors
     /// What is wrong with it, and on which line.
     pub(crate) fn new(source: &str, budget: Budget) -> Result<Self, String> {
+        Self::with(source, budget, |environment| {
+            environment.set_trim_blocks(true);
+            environment.set_lstrip_blocks(true);
+        })
+    }
+
+    /// Compiles a template of a task, set up as in lm-eval: white space stays, and a variable that
+    /// is not there is an error where it is printed.
+    ///
+    /// # Errors
+    /// What is wrong with it, and on which line.
+    pub(crate) fn of_task(source: &str, budget: Budget) -> Result<Self, String> {
+        Self::with(source, budget, |environment| {
+            environment.set_keep_trailing_newline(true);
+            environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        })
+    }
+
+    fn with(
+        source: &str,
+        budget: Budget,
+        set_up: impl FnOnce(&mut Environment<'static>),
+    ) -> Result<Self, String> {
         let translated =
             source::translate(source).map_err(|fault| at_line(fault.what, fault.line))?;
         // without minijinja's own filters, tests and functions: some are not jinja2's
         let mut environment = Environment::empty();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        set_up(&mut environment);
         environment.set_recursion_limit(MOST_CALLS);
         environment.set_fuel(Some(budget.steps));
         environment.set_formatter(written::write);
