@@ -273,7 +273,7 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Token ids of a text that the model is to go on with: after the beginning-of-text token if the
+    /// Token ids of a text to go on with: after the beginning-of-text token if the
     /// tokenizer adds one and the text does not spell it itself.
     ///
     /// # Errors

@@ -4,9 +4,9 @@
 use serde_json::Value;
 
 use super::definition::{Definition, Fewshot, Output};
+use super::doc::{Doc, Render, Wrong, is_space};
 use super::random::PythonRandom;
 use super::texts::Texts;
-use super::{Doc, Render, Wrong, is_space};
 
 /// The seed of few-shot examples (lm-eval's default).
 const SEED: u32 = 1234;

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Doc, Render, Wrong};
+use super::doc::{Doc, Render, Wrong};
 
 /// A function of lm-eval 0.4.13's tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl Function {
             },
             Function::WinograndeTarget => {
                 let (_, after) = blank(doc)?;
-                Ok(super::stripped(after).into())
+                Ok(super::doc::stripped(after).into())
             }
             Function::WinograndeChoices => {
                 let (before, _) = blank(doc)?;
@@ -148,7 +148,7 @@ fn hellaswag(mut doc: Doc, render: Render) -> Result<Doc, String> {
 
 /// A text of HellaSwag without the marks of its source.
 fn cleaned(text: &str) -> String {
-    let text = super::stripped(text).replace(" [title]", ". ");
+    let text = super::doc::stripped(text).replace(" [title]", ". ");
     let mut out = String::new();
     let mut rest = text.as_str();
     while let Some(open) = rest.find('[') {

@@ -4,9 +4,9 @@
 use serde_json::{Map, Value};
 
 use super::builtin::Function;
+use super::doc::{FUNCTION, Wrong};
 use super::filter::Step;
 use super::pattern::Pattern;
-use super::{FUNCTION, Wrong};
 
 /// Where a text, a target or choices come from.
 #[derive(Debug, Clone, PartialEq)]

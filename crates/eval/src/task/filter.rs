@@ -64,7 +64,7 @@ impl Step {
     pub(super) fn apply(&self, response: String) -> Result<String, String> {
         Ok(match self {
             Step::First => response,
-            Step::Strip => super::stripped(&response).to_owned(),
+            Step::Strip => super::doc::stripped(&response).to_owned(),
             Step::Lower => response.to_lowercase(),
             Step::Upper => response.to_uppercase(),
             Step::Regex {
@@ -86,8 +86,8 @@ impl Step {
                     format!("group_select is {select}, but a response has {n} matches")
                 })?;
                 match one {
-                    Some(text) => super::stripped(text).to_owned(),
-                    None => super::stripped(fallback).to_owned(),
+                    Some(text) => super::doc::stripped(text).to_owned(),
+                    None => super::doc::stripped(fallback).to_owned(),
                 }
             }
         })

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::Wrong;
 use super::ask::{Item, shown};
 use super::builtin::Function;
 use super::definition::{Definition, Metric};
+use super::doc::Wrong;
 use crate::{Choice, MultipleChoice};
 
 /// A metric of one document under lm-eval's name for it: `exact_match,strict-match`.

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::definition::Source;
+use super::doc::{Doc, Render};
 use super::literal::literal;
-use super::{Doc, Render};
 
 /// What a definition's sources give for a document; `columns` are the names that stand for
 /// themselves, and `chosen` says that the task has choices, so that a number is one's.
