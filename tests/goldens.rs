@@ -106,7 +106,14 @@ impl Golden {
     /// Logits and log-probs, and that the adapter matters.
     fn answers(&self, kind: &str, player: &Player) {
         let logits = by_prefix(player, &self.tokens);
-        agree(
+        // sums of two updates: 1.3e-5 with AVX2, below 1e-5 with AVX-512
+        let limit = if kind.starts_with("stack") {
+            2e-5
+        } else {
+            1e-5
+        };
+        agree_within(
+            limit,
             &format!("{kind}: logits"),
             &logits,
             &self.want(&format!("{kind}/logits")),

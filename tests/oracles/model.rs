@@ -151,9 +151,14 @@ pub fn distance(got: &Rows, want: &Rows) -> f64 {
 
 /// Fails unless the rows agree to 1e-5 of each row's largest value.
 pub fn agree(what: &str, got: &Rows, want: &Rows) {
+    agree_within(1e-5, what, got, want);
+}
+
+/// Fails unless the rows agree to `limit` of each row's largest value.
+pub fn agree_within(limit: f64, what: &str, got: &Rows, want: &Rows) {
     let worst = distance(got, want);
     assert!(
-        worst <= 1e-5,
+        worst <= limit,
         "{what}: differs by {worst:.2e} of the largest value"
     );
 }

@@ -66,6 +66,7 @@ mod ids;
 mod init;
 mod inputs;
 mod inspect;
+mod logs;
 mod losses;
 mod measure;
 mod memory;

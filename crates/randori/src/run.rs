@@ -7,19 +7,19 @@ use std::time::Instant;
 
 use anyhow::Result;
 use randori_core::{Ended, Outcome, Signals, Stage};
-use randori_eval::{Iteration as Seen, Moved, Sign};
 use randori_store::{Disk, Open, Run};
 
-use crate::artefacts::{Learnt, Pairs};
+use crate::artefacts::Learnt;
 use crate::check::Uses;
 use crate::corpus::{Part, part};
 use crate::figures::clock;
 use crate::game::{ANSWERS, PROMPTS, SHOWCASE, SpinGame, game_label};
+use crate::logs::{converged, losses, prompts, signs, trained_tokens};
 use crate::measure::{self, HeldOutAnswer};
 use crate::outlook::{self, Outlook};
 use crate::recipe::Recipe;
 use crate::record::Recorder;
-use crate::report::{self, Played, PromptRow, Prompts, Sample, Summary};
+use crate::report::{self, Played, Prompts, Sample, Summary};
 use crate::request::{Request, Split};
 use crate::session::{Opened, Session, Setting};
 use crate::stages::{rows_beside, write_rows};
@@ -251,38 +251,6 @@ fn one(
     })
 }
 
-/// What of iteration `t` is to be thought about, from what its stages kept.
-fn signs(session: &Session, run: &Run, t: usize) -> Result<Vec<Sign>> {
-    let folder = randori_store::iteration_folder(t);
-    let rows = metrics(run.dir(), t)?;
-    let accuracies = rows
-        .iter()
-        .filter_map(|row| row["rewards/accuracies"].as_f64());
-    let accuracies: Vec<f64> = accuracies.collect();
-    // whoever removed them has a finished run all the same
-    let pairs = run.load(&folder, Stage::Pairs.name());
-    let pairs = pairs.map_or_else(|_| Vec::new(), |pairs: Pairs| pairs.0);
-    let moved: Vec<Moved> = prompts(run, &folder)?
-        .iter()
-        .filter_map(|row| row.moved)
-        .collect();
-    Ok(randori_eval::signs(&Seen {
-        accuracies: &accuracies,
-        step_pairs: session.recipe.train.batch,
-        pairs: pairs.len(),
-        equal: pairs
-            .iter()
-            .filter(|pair| pair.real == pair.generated)
-            .count(),
-        moved: &moved,
-    }))
-}
-
-/// What was measured on each prompt; nothing where a run of an earlier version did not keep it.
-fn prompts(run: &Run, folder: &str) -> Result<Vec<PromptRow>> {
-    rows_beside(run.dir(), folder, Stage::Eval.name(), PROMPTS)
-}
-
 /// The start, after its supervised stage if the recipe has one.
 fn start(session: &Session, train: &Part, run: &mut Run, seed: u64, label: &str) -> Result<Learnt> {
     let made = Learnt::provenance_of(&session.stack())?;
@@ -401,43 +369,6 @@ fn put_back(
     };
     session.watch.note(format!("{} {said}", path.display()));
     Ok(())
-}
-
-/// Tokens all iterations were trained on, from their logs.
-fn trained_tokens(dir: &Path, iterations: usize) -> Result<usize> {
-    let last = |t: usize| -> Result<usize> {
-        let rows = metrics(dir, t)?;
-        let tokens = rows.last().and_then(|row| row["num_tokens"].as_f64());
-        Ok(tokens.unwrap_or(0.0) as usize)
-    };
-    (0..iterations).map(last).sum()
-}
-
-/// The step at which each iteration's training ended because its loss asked no pair for a change.
-fn converged(dir: &Path, iterations: usize) -> Result<Vec<Option<usize>>> {
-    let step = |t: usize| -> Result<Option<usize>> {
-        let rows = metrics(dir, t)?;
-        let last = rows
-            .last()
-            .filter(|row| row["converged"].as_f64() == Some(1.0));
-        let step = last.and_then(|row| row["step"].as_u64());
-        Ok(step.map(|step| step as usize))
-    };
-    (0..iterations).map(step).collect()
-}
-
-fn losses(dir: &Path, iterations: usize) -> Result<Vec<(usize, Vec<f64>)>> {
-    let of = |t: usize| -> Result<(usize, Vec<f64>)> {
-        let rows = metrics(dir, t)?;
-        let losses = rows.iter().filter_map(|row| row["loss"].as_f64());
-        Ok((t, losses.collect()))
-    };
-    (0..iterations).map(of).collect()
-}
-
-fn metrics(dir: &Path, t: usize) -> Result<Vec<serde_json::Value>> {
-    let folder = randori_store::iteration_folder(t);
-    rows_beside(dir, &folder, Stage::Policy.name(), "metrics.jsonl")
 }
 
 /// The first held-out prompt (not the prettiest) answered by the human and, greedily, by the start

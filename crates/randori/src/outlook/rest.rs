@@ -42,8 +42,8 @@ impl Kind {
         }
     }
 
-    /// Time of a token beside one of a pass forward. It holds for a kind of which nothing is planned
-    /// and nothing has run yet.
+    /// Time of a token beside one of a pass forward. It holds for a kind of which nothing is
+    /// planned and nothing has run yet.
     fn supposed(self) -> f64 {
         match self {
             Kind::Answers | Kind::Scores => 1.0,

@@ -91,6 +91,11 @@ fn chosen(all: &[String], config: Option<&str>, split: &str, strict: bool) -> Re
             .cloned()
             .collect(),
     };
+    // `dev` beside `val` is a split of its own, as in MMLU
+    let other = |file: &String| stem(file) == "dev" && split == "validation";
+    if files.iter().any(|file| !other(file)) {
+        files.retain(|file| !other(file));
+    }
     files.sort();
     let shown = config.map_or(String::new(), |config| format!(" of `{config}`"));
     ensure!(
