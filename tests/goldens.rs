@@ -8,7 +8,9 @@
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
-use crate::model::{Weights, agree, base_from, by_prefix, distance, greedy, load, rows};
+use crate::model::{
+    Weights, agree, agree_within, base_from, by_prefix, distance, greedy, load, rows,
+};
 use candle_core::{DType, Device, Tensor};
 use randori_engine::{
     Base, Grads, Packed, PassOptions, Player,
