@@ -286,3 +286,91 @@ fn house(
         since,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::panic,
+        reason = "a test fails by panicking"
+    )]
+    use std::path::Path;
+    use std::sync::atomic::AtomicBool;
+
+    use randori_engine::Asked;
+
+    use super::desk::{Event, Job, Seat};
+    use super::*;
+
+    fn demo() -> Session {
+        let request = Request {
+            recipe: Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/demo.toml")),
+            linked: vec![
+                &randori_plugin_llama::PLUGIN,
+                &randori_plugin_losses::PLUGIN,
+                &randori_plugin_sampling::PLUGIN,
+            ],
+            ..Request::default()
+        };
+        let (recipe, stack) = folder::recipe(&request).unwrap();
+        let host = check::recipe(&recipe, &request, &stack, &Uses::TALKER).unwrap();
+        let opened = Opened::of(&request, recipe, host).unwrap();
+        opened.load(stack).unwrap()
+    }
+
+    /// There is one slot, and whoever has it would keep it for 200 tokens.
+    #[test]
+    fn a_client_that_has_gone_or_waits_too_long_leaves_its_slot() {
+        let session = demo();
+        let usual = stages::generation(&session, 1, 0, 0);
+        let batch = Batch::new(vec![session.player().unwrap()], 1, 250).unwrap();
+        let (jobs, asked) = channel();
+        let waiting: Arc<AtomicUsize> = Arc::default();
+        let counted = waiting.clone();
+        let computes = thread::spawn(move || desk::run(batch, 1, &asked, &counted));
+        let (to, events) = channel();
+        let job = |number, tokens, gone: &Arc<AtomicBool>, time| Job {
+            asked: Asked {
+                player: 0,
+                prompt: vec![1, 2, 3],
+                samplers: Vec::new(),
+                options: GenerateOptions {
+                    max_new_tokens: tokens,
+                    min_new_tokens: tokens,
+                    ..usual.clone()
+                },
+                top: 0,
+            },
+            reads: false,
+            client: Seat {
+                number,
+                to: to.clone(),
+                gone: gone.clone(),
+                until: Instant::now() + time,
+            },
+        };
+        let (goes, stays) = (Arc::default(), Arc::default());
+        let send = |job| {
+            waiting.fetch_add(1, Ordering::Relaxed);
+            jobs.send(job).unwrap();
+        };
+        let long = Duration::from_secs(600);
+        send(job(0, 200, &goes, long));
+        send(job(1, 1, &stays, long));
+        send(job(2, 1, &stays, Duration::ZERO));
+        let (mut of_first, mut late) = (0, false);
+        loop {
+            match events.recv().unwrap() {
+                (0, Event::Token(_)) => of_first += 1,
+                (1, Event::Token(token)) => break assert_eq!(token.last, Some(false)),
+                (2, Event::Late) => late = true,
+                (number, _) => panic!("sequence {number} was told something else"),
+            }
+            goes.store(of_first > 0, Ordering::Relaxed);
+        }
+        assert!(late && (1..200).contains(&of_first), "{of_first} tokens");
+        assert_eq!(waiting.load(Ordering::Relaxed), 0);
+        drop(jobs);
+        computes.join().unwrap();
+    }
+}
