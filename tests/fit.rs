@@ -1,7 +1,7 @@
 //! `randori fit`'s figures compared with the memory of real processes. Compared is what lies above
-//! the floor: a process's peak (VmHWM) less its memory when the plugins are loaded, no model is open
-//! and the heap's free memory is given back. A figure may be 7 % off. The number of multiply-adds,
-//! from which the time is estimated, must equal the engine's own count.
+//! the floor: a process's peak (VmHWM) less its memory when the plugins are loaded, no model is
+//! open and the heap's free memory is given back. A figure may be 7 % off. The number of
+//! multiply-adds, from which the time is estimated, must equal the engine's own count.
 //!
 //! Each case runs in a process of its own, this test program started again with [`CASE`] set, since
 //! a peak is a process's.
