@@ -7,11 +7,15 @@ use std::{
     sync::Arc,
 };
 
-use crate::model::{agree, by_prefix, distance, load, rows};
+use crate::{
+    model::{agree, by_prefix, distance, load, rows},
+    opened::families,
+};
 use candle_core::{DType, Device, Tensor, safetensors::load as tensors};
 use randori_engine::{
     Base, Player, Weight,
-    weights::{Dtype, LoadOptions, Quant, Source, open},
+    trace::trace,
+    weights::{Dtype, LoadOptions, Quant, Source, describe, open},
 };
 use randori_export::{BnbOptions, InMemory, bnb};
 use serde_json::Value;
@@ -80,6 +84,27 @@ fn one_tensor_of_the_true_shape_is_shown() {
 
 fn refused(dir: &Path) -> String {
     open(source(dir), &[]).err().unwrap().to_string()
+}
+
+/// What `fit` counts of a configuration alone, before a download, is what the folder then takes.
+#[test]
+fn the_memory_of_a_configuration_alone_is_foretold() {
+    for kind in ["dense", "double", "plain", "fp4"] {
+        let bare = tempfile::tempdir().unwrap();
+        let config = "config.json";
+        std::fs::copy(folder(kind).join(config), bare.path().join(config)).unwrap();
+        for options in [LoadOptions::default(), KEPT] {
+            let base = load(source(&folder(kind)), &options);
+            let described = describe(source(bare.path()), families()).unwrap();
+            let traced = trace(&*base.arch).unwrap();
+            let held = described.held(&traced, &options, &*base.arch).unwrap();
+            assert_eq!(held.len(), base.weights.len());
+            for weight in held {
+                let real = base.weights[&weight.name].bytes() as u64;
+                assert_eq!(weight.bytes, real, "{kind} {} {options:?}", weight.name);
+            }
+        }
+    }
 }
 
 /// A copy of a fixture with another configuration.

@@ -108,16 +108,57 @@ fn what_is_decoded_is_told_of() {
     }
 }
 
-/// Checks that what `fit` counts is what a base then holds.
+/// Checks that what `fit` counts is what a base then holds, be it of the folder or of its
+/// configuration alone, as before a download.
 fn foretold(kind: &str, options: &LoadOptions, base: &Base) {
-    let described = describe(source(kind), families()).unwrap();
-    let traced = trace(&*base.arch).unwrap();
-    let held = described.held(&traced, options, &*base.arch).unwrap();
-    assert_eq!(held.len(), base.weights.len());
-    for weight in held {
-        let real = base.weights[&weight.name].bytes() as u64;
-        assert_eq!(weight.bytes, real, "{kind} {} {options:?}", weight.name);
+    let bare = tempfile::tempdir().unwrap();
+    std::fs::copy(
+        fixture(kind).join("config.json"),
+        bare.path().join("config.json"),
+    )
+    .unwrap();
+    for from in [source(kind), Source::Folder(bare.path().into())] {
+        let described = describe(from.clone(), families()).unwrap();
+        let traced = trace(&*base.arch).unwrap();
+        let held = described.held(&traced, options, &*base.arch).unwrap();
+        assert_eq!(held.len(), base.weights.len());
+        for weight in held {
+            let real = base.weights[&weight.name].bytes() as u64;
+            assert_eq!(
+                weight.bytes, real,
+                "{kind} {} {options:?} {from:?}",
+                weight.name
+            );
+        }
     }
+}
+
+/// What a configuration alone is taken for, as `fit` says it.
+#[test]
+fn a_configuration_alone_says_what_its_weights_are_in() {
+    for (kind, said) in [
+        ("gptq", Some("GPTQ's 4 bits")),
+        ("act", Some("GPTQ's 4 bits")),
+        ("awq", Some("AWQ's 4 bits")),
+        ("ct", Some("compressed-tensors' packed integers")),
+        ("fp8", Some("FP8")),
+        ("gpt_oss", Some("MXFP4")),
+        ("dense", None),
+    ] {
+        let bare = tempfile::tempdir().unwrap();
+        let mut config = read_json(&fixture(if said.is_none() { "gptq" } else { kind }));
+        if said.is_none() {
+            config["quantization_config"] = Value::Null;
+        }
+        std::fs::write(bare.path().join("config.json"), config.to_string()).unwrap();
+        let described = describe(Source::Folder(bare.path().into()), families()).unwrap();
+        assert_eq!(described.supposed().as_deref(), said, "{kind}");
+    }
+}
+
+fn read_json(folder: &Path) -> Value {
+    let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! What a model's weights would take in memory, from its configuration (and, where there is one,
 //! its file's index) alone.
 
-use std::path::{Path, PathBuf};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+};
 
 use randori_formats::{
     Format, Stored,
     bnb::{BLOCK, NESTED, scale_bytes},
     has_weights,
-    packed::Exact,
+    packed::{Exact, Supposed},
     read_json,
 };
 use randori_kernels::{Error, Result, shapes::Holding};
@@ -30,8 +33,10 @@ use crate::trace::{Trace, TracedWeight};
 pub struct Described {
     config: Value,
     tokenizer: TokenizerSource,
-    /// `None`: the weights are not at hand, and are taken for dense safetensors.
+    /// `None`: the weights are not at hand, and are taken for safetensors as `supposed` has them.
     weights: Option<Weights>,
+    /// What the configuration says of weights that are not at hand; `None`: they are dense.
+    supposed: Option<Supposed>,
     notes: Vec<String>,
 }
 
@@ -114,10 +119,12 @@ fn bare(config: &Path, tokenizer: TokenizerSource, families: &[Family]) -> Resul
     part::settle(&mut value, families, &mut notes);
     unsupported::refuse_keys(&value)?;
     agree::rope(&mut value, &mut notes);
+    let supposed = Supposed::of(&value)?;
     Ok(Described {
         config: value,
         tokenizer,
         weights: None,
+        supposed,
         notes,
     })
 }
@@ -128,6 +135,7 @@ impl Described {
             config: checkpoint.config,
             tokenizer: checkpoint.tokenizer,
             weights: Some(checkpoint.weights),
+            supposed: None,
             notes: checkpoint.notes,
         }
     }
@@ -161,13 +169,25 @@ impl Described {
         blocks.peek().is_some() && blocks.all(convert::can_keep)
     }
 
-    /// Whether a base keeps matrices in few bits of it with [`Quant::Nf4`]. Of weights that are not
-    /// at hand: whether the configuration says that they are quantised.
+    /// What weights that are not at hand are supposed to be in, where that is not dense.
+    pub fn supposed(&self) -> Option<String> {
+        Some(self.some_projection()?.format.to_string())
+    }
+
+    /// Some projection of a block that is not at hand, of an expert where only those are quantised.
+    fn some_projection(&self) -> Option<Stored> {
+        let some = "model.layers.0.mlp.experts.0.up_proj";
+        self.supposed.as_ref()?.matrix(some, [1024, 1024])
+    }
+
+    /// Whether a base keeps matrices in few bits of it with [`Quant::Nf4`].
     pub fn keeps_few_bits(&self) -> bool {
         match &self.weights {
             Some(Weights::Stored(index)) => index.tensors.values().any(convert::is_chosen),
             Some(Weights::Random(_)) => false,
-            None => self.config["quantization_config"].is_object(),
+            None => self
+                .some_projection()
+                .is_some_and(|w| convert::is_chosen(&w)),
         }
     }
 
@@ -197,18 +217,26 @@ impl Described {
             }
             None => {}
         }
+        let supposed = |w: &TracedWeight| {
+            let &[rows, columns] = &w.shape[..] else {
+                return None;
+            };
+            let supposed = self.supposed.as_ref()?;
+            supposed.matrix(loader.projection(w)?, [rows, columns])
+        };
         let stored = |w: &TracedWeight| match &self.weights {
-            Some(Weights::Stored(index)) => index.tensors.get(&w.name),
-            _ => None,
+            Some(Weights::Stored(index)) => index.tensors.get(&w.name).map(Cow::Borrowed),
+            Some(Weights::Random(_)) => None,
+            None => supposed(w).map(Cow::Owned),
         };
         // a checkpoint in few bits has chosen what stays dense
         let chosen = trace
             .weights
             .iter()
             .filter_map(stored)
-            .any(convert::is_chosen);
+            .any(|stored| convert::is_chosen(&stored));
         let random = matches!(self.weights, Some(Weights::Random(_)));
-        let one = |w: &TracedWeight| held(&loader, w, stored(w), chosen, random);
+        let one = |w: &TracedWeight| held(&loader, w, stored(w).as_deref(), chosen, random);
         Ok(trace.weights.iter().map(one).collect())
     }
 }

@@ -247,11 +247,16 @@ impl Loader<'_> {
         let Some(Quant::Nf4 { double }) = self.options.quant else {
             return None;
         };
+        self.projection(wanted).map(|_| double)
+    }
+
+    /// The name of the projection inside a block that a weight belongs to.
+    pub(super) fn projection<'w>(&self, wanted: &'w TracedWeight) -> Option<&'w str> {
         let projection = wanted.name.strip_suffix(".weight")?;
         // few are outside; of experts there are thousands inside
         let mut outside = self.trace.linears.iter().filter(|l| l.layer.is_none());
         let inside = wanted.used_as == Use::Linear && outside.all(|l| l.name != projection);
-        inside.then_some(double)
+        inside.then_some(projection)
     }
 
     /// Vectors (norms, biases) and parameters are few and stay f32.

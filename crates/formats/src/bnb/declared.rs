@@ -13,9 +13,9 @@ pub(super) struct Declared {
     quant_method: Option<String>,
     pub(super) load_in_4bit: bool,
     load_in_8bit: bool,
-    bnb_4bit_quant_type: Option<String>,
-    bnb_4bit_use_double_quant: Option<bool>,
-    llm_int8_skip_modules: Option<Vec<String>>,
+    pub(super) bnb_4bit_quant_type: Option<String>,
+    pub(super) bnb_4bit_use_double_quant: Option<bool>,
+    pub(super) llm_int8_skip_modules: Option<Vec<String>>,
 }
 
 /// The `quantization_config` of a model whose blocks are in NF4, with `dtype` for the rest.

@@ -6,6 +6,7 @@ mod matrix;
 mod nf4;
 mod scales;
 mod stored;
+mod supposed;
 
 pub(crate) use declared::is_skipped;
 pub use declared::quantization_config;
@@ -14,3 +15,4 @@ pub use matrix::Bnb4;
 pub use nf4::{BLOCK, NF4_LEVELS, Nf4Parts};
 pub use scales::{NESTED, Nf4Scales, scale_bytes};
 pub use stored::{bytes, join, tensor_specs};
+pub(crate) use supposed::supposed;

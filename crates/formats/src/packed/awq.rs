@@ -21,6 +21,18 @@ use crate::{Index, Result, auxiliary::Read};
 /// # Errors
 /// A setting that means another arrangement; tensors that are missing or do not fit.
 pub(super) fn join(index: &mut Index, settings: &Settings) -> Result<()> {
+    let group = declared(settings)?;
+    let skipped = settings.list("modules_to_not_convert")?;
+    let modules = modules(index, "qweight");
+    let beside = ["scales", "qzeros"];
+    let read = |module: &Module<'_>| matrix(module, group);
+    join_all(
+        index, settings, &modules, "qweight", &beside, &skipped, read,
+    )
+}
+
+/// Inputs of a group; `None`: all.
+pub(super) fn declared(settings: &Settings) -> Result<Option<usize>> {
     settings.bits("bits", &[4])?;
     let group = settings.group("group_size")?;
     if !settings.stated("zero_point")? {
@@ -35,13 +47,7 @@ pub(super) fn join(index: &mut Index, settings: &Settings) -> Result<()> {
     if settings.text("backend")? == Some("llm-awq") {
         return settings.refuse("backend", "its order of codes is another one than gemm's");
     }
-    let skipped = settings.list("modules_to_not_convert")?;
-    let modules = modules(index, "qweight");
-    let beside = ["scales", "qzeros"];
-    let read = |module: &Module<'_>| matrix(module, group);
-    join_all(
-        index, settings, &modules, "qweight", &beside, &skipped, read,
-    )
+    Ok(group)
 }
 
 fn matrix(module: &Module<'_>, group: Option<usize>) -> Read<Packed> {

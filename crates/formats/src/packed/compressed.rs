@@ -26,13 +26,13 @@ use crate::{
 
 /// What the configuration says of weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Scheme {
+pub(super) struct Scheme {
     /// Whether integers are packed in words.
-    words: bool,
-    bits: u32,
-    float: bool,
-    symmetric: bool,
-    grid: Grid,
+    pub(super) words: bool,
+    pub(super) bits: u32,
+    pub(super) float: bool,
+    pub(super) symmetric: bool,
+    pub(super) grid: Grid,
 }
 
 /// Joins every module's tensors, and drops the scales of quantised activations, keys and values.
@@ -90,7 +90,7 @@ fn any_group(settings: &Settings, key: &str) -> Result<bool> {
 }
 
 /// What holds for all modules that are quantised.
-fn declared(settings: &Settings) -> Result<Scheme> {
+pub(super) fn declared(settings: &Settings) -> Result<Scheme> {
     if settings.text("quantization_status")? != Some("compressed") {
         return settings.refuse("quantization_status", "compressed weights can be read");
     }
@@ -186,11 +186,19 @@ fn grid(weights: &Settings) -> Result<Grid> {
 }
 
 impl Scheme {
+    /// What such weights are called.
+    pub(super) fn kind(&self) -> &'static str {
+        match (self.float, self.words) {
+            (true, _) => "compressed-tensors' FP8",
+            (_, true) => "compressed-tensors' packed integers",
+            (_, false) => "compressed-tensors' 8-bit integers",
+        }
+    }
+
     fn matrix(&self, module: &Module<'_>) -> Read<Packed> {
         let scales = module.part("weight_scale")?;
         if self.float {
-            let kind = "compressed-tensors' FP8";
-            return fp8::float(module, scales, Some(self.grid), false, kind);
+            return fp8::float(module, scales, Some(self.grid), false, self.kind());
         }
         let (codes, stored) = self.codes(module)?;
         let (down, along) = self.grid.shared(&scales, stored)?;
@@ -206,10 +214,7 @@ impl Scheme {
             (true, _) => Number::Less(1 << (self.bits - 1)),
         };
         Ok(Packed {
-            kind: match self.words {
-                true => "compressed-tensors' packed integers",
-                false => "compressed-tensors' 8-bit integers",
-            },
+            kind: self.kind(),
             stored,
             codes,
             number,

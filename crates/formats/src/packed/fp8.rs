@@ -46,7 +46,7 @@ pub(super) fn join(index: &mut Index, settings: &Settings) -> Result<()> {
 }
 
 /// What the configuration says of blocks; `None`: nothing.
-fn declared(settings: &Settings) -> Result<Option<Grid>> {
+pub(super) fn declared(settings: &Settings) -> Result<Option<Grid>> {
     if settings.method == "fbgemm_fp8" {
         return Ok(Some(Grid::Channel));
     }

@@ -22,12 +22,13 @@ use crate::{
 };
 
 /// What the configuration says.
-struct Gptq {
-    bits: u32,
+#[derive(Debug)]
+pub(super) struct Gptq {
+    pub(super) bits: u32,
     /// `None`: one group a row.
-    group: Option<usize>,
-    symmetric: bool,
-    act_order: bool,
+    pub(super) group: Option<usize>,
+    pub(super) symmetric: bool,
+    pub(super) act_order: bool,
     /// What stored zero points lack.
     added: u8,
 }
@@ -48,7 +49,7 @@ pub(super) fn join(index: &mut Index, settings: &Settings) -> Result<()> {
     )
 }
 
-fn declared(settings: &Settings) -> Result<Gptq> {
+pub(super) fn declared(settings: &Settings) -> Result<Gptq> {
     let bits = settings.bits("bits", &[2, 3, 4, 8])?;
     let mut added = None;
     for key in ["checkpoint_format", "format"] {
@@ -193,7 +194,7 @@ impl Gptq {
     }
 }
 
-fn kind(bits: u32) -> &'static str {
+pub(super) fn kind(bits: u32) -> &'static str {
     match bits {
         2 => "GPTQ's 2 bits",
         3 => "GPTQ's 3 bits",

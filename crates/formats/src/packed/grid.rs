@@ -36,14 +36,16 @@ impl Grid {
         scales: &AuxTensor,
         [rows, columns]: [usize; 2],
     ) -> Read<(usize, usize)> {
-        let (shared, shapes) = match self {
-            Grid::Tensor => ((rows, columns), vec![vec![], vec![1], vec![1, 1]]),
-            Grid::Channel => ((1, columns), vec![vec![rows, 1], vec![rows]]),
-            Grid::Group(n) if !columns.is_multiple_of(n) => {
-                return Err(format!("groups of {n} do not divide rows of {columns}"));
-            }
-            Grid::Group(n) => ((1, n), vec![vec![rows, columns / n]]),
-            Grid::Block([r, c]) => ((r, c), vec![vec![rows.div_ceil(r), columns.div_ceil(c)]]),
+        let Some(shared @ (r, c)) = self.sizes([rows, columns]) else {
+            return Err(format!(
+                "groups {} do not divide rows of {columns}",
+                self.name()
+            ));
+        };
+        let shapes = match self {
+            Grid::Tensor => vec![vec![], vec![1], vec![1, 1]],
+            Grid::Channel => vec![vec![rows, 1], vec![rows]],
+            Grid::Group(_) | Grid::Block(_) => vec![vec![rows.div_ceil(r), columns.div_ceil(c)]],
         };
         match shapes.contains(&scales.shape) {
             true => Ok(shared),
@@ -54,6 +56,17 @@ impl Grid {
                 self.name(),
                 shapes[0]
             )),
+        }
+    }
+
+    /// Rows and columns that share a scale of a matrix of this shape; `None`: groups do not divide
+    /// it.
+    pub(super) fn sizes(self, [rows, columns]: [usize; 2]) -> Option<(usize, usize)> {
+        match self {
+            Grid::Tensor => Some((rows, columns)),
+            Grid::Channel => Some((1, columns)),
+            Grid::Group(n) => columns.is_multiple_of(n).then_some((1, n)),
+            Grid::Block([rows, columns]) => Some((rows, columns)),
         }
     }
 

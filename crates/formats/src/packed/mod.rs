@@ -18,6 +18,7 @@ mod mxfp4;
 mod number;
 mod scales;
 mod settings;
+mod supposed;
 
 use serde_json::Value;
 
@@ -25,6 +26,8 @@ use crate::{Index, Result, bnb};
 pub use matrix::{Exact, Packed, Reader};
 pub use number::E2M1_LEVELS;
 use settings::Settings;
+pub use supposed::Supposed;
+pub(crate) use supposed::nowhere;
 
 /// Joins the tensors of every quantised projection, bitsandbytes' included, into one entry of the
 /// index, and checks them against the configuration. The answer is what whoever opened the model

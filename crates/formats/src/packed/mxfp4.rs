@@ -11,7 +11,9 @@ use super::{
 use crate::{Error, Format, Index, Result, auxiliary::Read};
 
 /// Values that share an exponent.
-const BLOCK: usize = 32;
+pub(super) const BLOCK: usize = 32;
+/// What it is called.
+pub(super) const KIND: &str = "MXFP4";
 
 /// Joins every stack's tensors.
 ///
@@ -58,7 +60,7 @@ fn stack(index: &Index, name: &str) -> Read<(Vec<usize>, Packed)> {
     let mut scales = Scales::new(scales, 1, BLOCK);
     scales.exponents = true;
     let stack = Packed {
-        kind: "MXFP4",
+        kind: KIND,
         stored: [rows, columns],
         codes: Codes::Nibbles,
         number: Number::E2m1,

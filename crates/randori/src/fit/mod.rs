@@ -88,9 +88,14 @@ fn memory(plan: &Plan, model: &Model, of: &str, columns: Option<usize>) -> Resul
         (Some(_), _) => format!("adapter.quant = {:?}", r.adapter.quant).to_lowercase(),
         _ => format!("model.dtype = {:?}", r.model.dtype).to_lowercase(),
     };
-    let supposed = match model.described.at_hand() {
-        true => "",
-        false => " (only the configuration is at hand: dense safetensors are supposed)",
+    let supposed = match (model.described.at_hand(), model.described.supposed()) {
+        (true, _) => String::new(),
+        (false, None) => {
+            " (only the configuration is at hand: dense safetensors are supposed)".into()
+        }
+        (false, Some(format)) => {
+            format!(" (only the configuration is at hand: its quantization_config says {format})")
+        }
     };
     let mut out = format!(
         "{}: {} blocks, {:.1} M weights, {held}{supposed}; trained: {:.1} M\n",
