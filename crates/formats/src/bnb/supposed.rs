@@ -7,7 +7,7 @@ use super::{
     declared::{Declared, refuse_eight_bit},
     matrix::Nested,
 };
-use crate::{Index, Result, packed::nowhere};
+use crate::{Index, Result, auxiliary::AuxTensor};
 
 /// The format of its matrices, and the modules that are dense; `None`: all are.
 ///
@@ -23,9 +23,9 @@ pub(crate) fn supposed(config: &Value) -> Result<Option<(Bnb4, Vec<String>)>> {
     let four = Bnb4 {
         block: BLOCK,
         levels: NF4_LEVELS,
-        absmax: nowhere(),
+        absmax: AuxTensor::absent(),
         nested: double.then(|| Nested {
-            absmax: nowhere(),
+            absmax: AuxTensor::absent(),
             map: [0.0; 256].into(),
             block: NESTED,
             offset: 0.0,

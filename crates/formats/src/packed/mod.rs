@@ -27,7 +27,6 @@ pub use matrix::{Exact, Packed, Reader};
 pub use number::E2M1_LEVELS;
 use settings::Settings;
 pub use supposed::Supposed;
-pub(crate) use supposed::nowhere;
 
 /// Joins the tensors of every quantised projection, bitsandbytes' included, into one entry of the
 /// index, and checks them against the configuration. The answer is what whoever opened the model

@@ -20,7 +20,7 @@ use super::{
     settings::Settings,
 };
 use crate::{
-    ByteSource, Format, Result, Stored,
+    Format, Result, Stored,
     auxiliary::AuxTensor,
     bnb::{self, Bnb4, is_skipped},
 };
@@ -211,7 +211,7 @@ fn plain(kind: &'static str, codes: Codes, shape: [usize; 2], shared: (usize, us
         stored: shape,
         codes,
         number: Number::Less(0),
-        scales: Scales::new(nowhere(), shared.0, shared.1),
+        scales: Scales::new(AuxTensor::absent(), shared.0, shared.1),
         zeros: None,
         groups: None,
         picked: Picked::all(shape[0]),
@@ -220,7 +220,7 @@ fn plain(kind: &'static str, codes: Codes, shape: [usize; 2], shared: (usize, us
 
 /// The same with a zero point for every scale.
 fn with_zeros(mut packed: Packed, codes: Codes) -> Packed {
-    let mut tensor = nowhere();
+    let mut tensor = AuxTensor::absent();
     let bits = packed.scales.count(packed.stored) as u64 * u64::from(codes.bits());
     tensor.len = bits.div_ceil(8);
     packed.zeros = Some(Zeros {
@@ -231,18 +231,6 @@ fn with_zeros(mut packed: Packed, codes: Codes) -> Packed {
         added: 0,
     });
     packed
-}
-
-/// A tensor that nobody reads.
-pub(crate) fn nowhere() -> AuxTensor {
-    AuxTensor {
-        name: String::new(),
-        source: Arc::new(ByteSource::memory("config.json", Vec::new())),
-        start: 0,
-        len: 0,
-        shape: Vec::new(),
-        format: String::new(),
-    }
 }
 
 /// Whether an expression matches a name from its start; `None` where it has more than literal
