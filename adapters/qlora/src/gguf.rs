@@ -288,7 +288,7 @@ impl Block<34, 32> for Q8_0 {
 
 /// Scale and minimum of sub-block `j` (6 bits each, packed in 12 bytes).
 #[inline(always)]
-fn scale_min(j: usize, q: &[u8]) -> (f32, f32) {
+pub(crate) fn scale_min(j: usize, q: &[u8]) -> (f32, f32) {
     let (s, m) = if j < 4 {
         (q[j] & 63, q[j + 4] & 63)
     } else {

@@ -141,7 +141,7 @@ const WEIGHTS: &[Refusal] = &[
     (
         "ct-pack-4",
         |q| weights(q)["group_size"] = json!(24),
-        "groups of 24 do not divide",
+        "groups of 24 columns do not divide",
     ),
     (
         "ct-pack-4",
