@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 const FEWEST: usize = 16;
 /// Standard errors that a mean must lie from 0 to count as moved.
 const ERRORS: f64 = 2.0;
-/// Share of the margin on one token of a response that is called all of it, of responses of
-/// [`LONG`] tokens or more.
+/// Share of the margin, and of what moved against it, on one token of a response that is called all
+/// of it, of responses of [`LONG`] tokens or more.
 const MOST: f64 = 0.75;
 /// Mean tokens of a real response from which one token's share of the margin says something.
 const LONG: f64 = 8.0;
@@ -133,6 +133,20 @@ impl Sign {
             Sign::Equal(_) => "generated_equals_real",
         }
     }
+
+    /// How strong it is; of one kind, the larger is the worse.
+    pub fn strength(&self) -> f64 {
+        match *self {
+            Sign::RealFalls(by) => by,
+            Sign::Length {
+                told,
+                told_per_token,
+                ..
+            } => told - told_per_token,
+            Sign::End(share) | Sign::First(share) | Sign::Equal(share) => share,
+            Sign::AtOnce(step) => -(step as f64),
+        }
+    }
 }
 
 impl fmt::Display for Sign {
@@ -161,7 +175,7 @@ impl fmt::Display for Sign {
             ),
             Sign::First(share) => write!(
                 f,
-                "{:.0} % of the margin lies on the first token: human and generated answers begin otherwise, for example with a space or a heading; compare how both begin in `randori inspect` and generated.jsonl",
+                "{:.0} % of the margin lies on the first token: human and generated answers begin otherwise, for example with a space or a heading, and all else may stay as it was; compare how both begin in `randori inspect` and generated.jsonl; where the form is what it is to learn, as in the demo, all is well",
                 percent(share)
             ),
             Sign::AtOnce(step) => write!(
@@ -226,7 +240,12 @@ fn of_moved(moved: &[Moved]) -> Vec<Sign> {
         });
     }
     if lengths[0] >= LONG {
-        let part = |of: &dyn Fn(&Moved) -> f64| Some(mean(of) / margin).filter(|s| *s >= MOST);
+        // of all that moved either way: the rest may have fallen while this one token rose
+        let part = |of: &dyn Fn(&Moved) -> f64| {
+            let (token, rest) = (mean(of), margin - mean(of));
+            let share = token / (token.abs() + rest.abs());
+            Some(share).filter(|s| *s >= MOST)
+        };
         found.extend(part(&|m| m.end).map(Sign::End));
         found.extend(part(&|m| m.first).map(Sign::First));
     }
@@ -324,6 +343,9 @@ mod tests {
         let first = with(|m| m.first = 0.8 * m.margin());
         assert!(matches!(first[..], [Sign::First(share)] if near(share)));
         assert_eq!(with(|m| m.end = 0.7 * m.margin()), []);
+        // 1.2 margins on the token and -0.2 on the rest: 1.2 of 1.4 that moved, never above all
+        let over = with(|m| m.first = 1.2 * m.margin());
+        assert!(matches!(over[..], [Sign::First(share)] if (share - 1.2 / 1.4).abs() < 1e-12));
         let short = |m: &mut Moved| (m.first, m.real_tokens) = (0.8 * m.margin(), 7);
         assert_eq!(with(short), []);
     }

@@ -6,6 +6,7 @@ mod prompts;
 mod summary;
 mod svg;
 mod table;
+mod warnings;
 
 pub use page::{page, verdict};
 pub use prompts::{PromptRow, Prompts};
