@@ -10,6 +10,8 @@ mod columns;
 mod datasets;
 #[path = "cases/early.rs"]
 mod early;
+#[path = "cases/early_places.rs"]
+mod early_places;
 #[path = "cases/files.rs"]
 mod files;
 #[path = "cases/files_absent.rs"]

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use crate::program::World;
 
-const MODEL: [&str; 4] = ["--set", "model.source=model", "--set", "adapter.kind=lora"];
+pub const MODEL: [&str; 4] = ["--set", "model.source=model", "--set", "adapter.kind=lora"];
 const PAIR: &str = "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}\n";
 
 /// A world with a model's folder whose weights are a file without a byte, and pairs.
-fn world() -> World {
+pub fn world() -> World {
     let w = World::new();
     fs::create_dir(w.dir().join("model")).unwrap();
     let copy = |from: &str, to: &str| fs::copy(w.dir().join(from), w.dir().join(to)).unwrap();
@@ -173,14 +173,6 @@ fn what_was_found_late_once_comes_before_the_models_file() {
             w.refused(&[verb, &MODEL, &["--out", out]].concat(), why);
         }
     }
-}
-
-/// Every verb makes the folders that its results are to lie in.
-#[test]
-fn results_go_into_a_folder_that_is_not_there_yet() {
-    let w = World::new();
-    w.accepted(&["generate", "r.toml", "-q", "--out", "new/deep/g.jsonl"]);
-    assert!(w.dir().join("new/deep/g.jsonl").is_file());
 }
 
 /// 50 ms more than the program takes to start and load plugins; the best of several, since other

@@ -40,12 +40,12 @@ fn pairs_of_token_ids_are_under_the_data_s_rules() {
     for (sets, said) in [
         (
             &["data.max_prompt_tokens=12"][..],
-            "4 of 7 examples kept, 1 prompts too long, 1 generated responses empty, 1 pairs identical",
+            "4 of 7 examples kept, 1 prompt too long, 1 generated response empty, 1 pair identical",
         ),
         (&["data.limit=2"][..], "2 of 2 examples kept"),
         (
             &["data.empty=keep", "data.identical=keep"][..],
-            "7 of 7 examples kept, 1 generated responses empty, 1 pairs identical",
+            "7 of 7 examples kept, 1 generated response empty, 1 pair identical",
         ),
     ] {
         let world = World::new();

@@ -121,7 +121,7 @@ fn a_player_goes_with_the_trainings_that_made_it() {
     assert_eq!(last[3]["data"], file);
     let told = card(&w, "q");
     assert!(
-        told.contains("\n4. training on pairs of the run `r` (seed 1): 1 pairs of `p.jsonl`"),
+        told.contains("\n4. training on pairs of the run `r` (seed 1): 1 pair of `p.jsonl`"),
         "{told}"
     );
 

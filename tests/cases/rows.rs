@@ -47,7 +47,7 @@ fn one_odd_row_is_read_or_dropped_and_counted() {
         refused(&world, "odd.jsonl", &text, hint);
         let said = inspected(&world, "odd.jsonl", &text, &drop);
         assert!(said.contains("1 of 2 examples kept"), "{said}");
-        assert!(said.contains("1 bad rows dropped (first: "), "{said}");
+        assert!(said.contains("1 bad row dropped (first: "), "{said}");
         assert!(said.contains(&format!("odd.jsonl:2: {why}")), "{said}");
     }
     let all = "{\"question\": \"a\", \"answer\": 5}\n";
@@ -65,7 +65,7 @@ fn one_odd_row_is_read_or_dropped_and_counted() {
     let args = [["inspect", "r.toml", "-q"].as_slice(), &train].concat();
     world.refused(
         &args,
-        "no example is left: 0 of 1 examples kept; 1 bad rows dropped",
+        "no example is left: 0 of 1 examples kept; 1 bad row dropped",
     );
 }
 
@@ -81,7 +81,7 @@ fn an_optional_field_of_another_type_is_taken_as_meant() {
     assert!(said.contains("(cut: no end of turn)"), "{said}");
     assert!(!said.contains("bad"), "{said}");
     assert!(said.contains("2 of 3 examples kept"), "{said}");
-    assert!(said.contains("1 rows with nothing to train"), "{said}");
+    assert!(said.contains("1 row with nothing to train"), "{said}");
     refused(
         &world,
         "d.jsonl",
@@ -101,7 +101,7 @@ fn what_is_not_to_be_trained_is_not() {
     assert!(said.contains("[good") && !said.contains("[bad"), "{said}");
     assert!(!said.contains("you fool"), "{said}");
     assert!(
-        said.contains("1 rows with nothing to train; 1 more responses marked as not to be trained"),
+        said.contains("1 row with nothing to train; 1 more response marked as not to be trained"),
         "{said}"
     );
 }

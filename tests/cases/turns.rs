@@ -106,8 +106,8 @@ fn open_reasoning_is_not_opened_twice_and_closed_where_there_is_none() {
     }
     assert!(
         out.contains(
-            "1 answers without the opening of reasoning that the prompt has, \
-             1 answers without reasoning: an empty one closed before them"
+            "1 answer without the opening of reasoning that the prompt has, \
+             1 answer without reasoning: an empty one is closed before"
         ),
         "{out}"
     );

@@ -107,41 +107,47 @@ impl Counts {
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {} examples kept", self.kept, self.read)?;
-        for (count, what) in [
-            (self.prompt_too_long, "prompts too long"),
-            (self.prompt_shortened, "prompts shortened on the left"),
-            (self.empty_real, "real responses empty"),
-            (self.empty_generated, "generated responses empty"),
-            (self.identical, "pairs identical"),
-            (self.real_too_long, "real responses too long"),
+        for (count, whose, what) in [
+            (self.prompt_too_long, "prompt", "too long"),
+            (self.prompt_shortened, "prompt", "shortened on the left"),
+            (self.empty_real, "real response", "empty"),
+            (self.empty_generated, "generated response", "empty"),
+            (self.identical, "pair", "identical"),
+            (self.real_too_long, "real response", "too long"),
             (
                 self.cut_real.saturating_sub(self.real_too_long),
-                "real responses cut",
+                "real response",
+                "cut",
             ),
-            (self.cut_generated, "generated responses cut"),
+            (self.cut_generated, "generated response", "cut"),
             (
                 self.reasoning_once,
-                "answers without the opening of reasoning that the prompt has",
+                "answer",
+                "without the opening of reasoning that the prompt has",
             ),
             (
                 self.reasoning_inside,
-                "answers' reasoning put inside what the prompt opens",
+                "answer",
+                "with reasoning put inside what the prompt opens",
             ),
             (
                 self.reasoning_closed,
-                "answers without reasoning: an empty one closed before them",
+                "answer",
+                "without reasoning: an empty one is closed before",
             ),
             (
                 self.reasoning_left_open,
-                "answers trained inside the reasoning that the prompt opens (what closes it is not known)",
+                "answer",
+                "trained inside the reasoning that the prompt opens (what closes it is not known)",
             ),
             (
                 self.reasoning_dropped,
-                "answers' reasoning left out, since the prompt has closed it already",
+                "answer",
+                "with reasoning left out, since the prompt has closed it already",
             ),
         ] {
             if count > 0 {
-                write!(f, ", {count} {what}")?;
+                write!(f, ", {} {what}", counted(count, whose))?;
             }
         }
         for (key, examples) in &self.unread {
@@ -163,4 +169,10 @@ impl fmt::Display for Counts {
         }
         Ok(())
     }
+}
+
+/// A number of things in words: `1 row`, `2 rows`.
+pub(crate) fn counted(number: usize, what: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{ending}")
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::counts::counted;
 use crate::tokenizer::REASONING;
 use crate::unread::unread;
 use crate::{BadRows, Counts, Error, Message, Opened, Place, Record, Result, Tokenizer};
@@ -248,8 +249,8 @@ fn prompt_within(
             Choice::Keep => shorten(&mut prompt, longest, tokenizer.bos()),
             Choice::Error => {
                 let what = format!(
-                    "the prompt has {} tokens, at most {longest} are allowed",
-                    prompt.len()
+                    "the prompt has {}, at most {longest} are allowed",
+                    counted(prompt.len(), "token")
                 );
                 return Err(Error::example(&record.place, what));
             }

@@ -101,7 +101,7 @@ fn cut_responses_have_no_end_of_turn_and_are_counted() {
         assert!(examples[0].cut && !examples[0].response.contains(&END));
         assert_eq!(counts.cut_real, 1);
         assert!(
-            counts.to_string().contains("1 real responses cut"),
+            counts.to_string().contains("1 real response cut"),
             "{counts}"
         );
     }
@@ -120,8 +120,8 @@ fn cut_responses_have_no_end_of_turn_and_are_counted() {
         Err(Error::NothingLeft(counts)) => {
             assert_eq!((counts.read, counts.kept, counts.cut_real), (1, 0, 1));
             let said = counts.to_string();
-            assert!(said.contains("1 real responses too long"), "{said}");
-            assert!(!said.contains("real responses cut"), "{said}");
+            assert!(said.contains("1 real response too long"), "{said}");
+            assert!(!said.contains("real response cut"), "{said}");
         }
         other => panic!("{other:?}"),
     }
@@ -185,7 +185,7 @@ fn prompts_too_long() {
     assert!(
         counts
             .to_string()
-            .starts_with("1 of 2 examples kept, 1 prompts too long"),
+            .starts_with("1 of 2 examples kept, 1 prompt too long"),
         "{counts}"
     );
 

@@ -65,12 +65,12 @@ fn columns_of_orca_and_of_dolly() {
         [Message::new("system", "S"), Message::user("Q")]
     );
     assert_eq!(records[0].response, Message::assistant("A"));
-    assert_eq!(left.to_string(), "keys nobody reads: `id` (1 rows)");
+    assert_eq!(left.to_string(), "keys nobody reads: `id` (1 row)");
     let dolly = r#"{"instruction": "I", "context": "C", "response": "A", "category": "qa"}"#;
     let (records, left) = rows("d.jsonl", dolly).unwrap();
     assert_eq!(records[0].prompt, [Message::user("I\n\nC")]);
     assert_eq!(records[0].response, Message::assistant("A"));
-    assert_eq!(left.to_string(), "keys nobody reads: `category` (1 rows)");
+    assert_eq!(left.to_string(), "keys nobody reads: `category` (1 row)");
     // the shapes that were there before keep their meaning
     let record = one(r#"{"instruction": "I", "prompt": "P", "response": "A"}"#);
     assert_eq!(record.prompt, [Message::user("P")]);
@@ -227,7 +227,7 @@ fn keys_of_text_parts_that_nobody_reads_are_counted() {
     assert_eq!(records[0].prompt, [Message::user("q")]);
     assert_eq!(
         left.to_string(),
-        "keys nobody reads: `content.cache_control` (1 rows)"
+        "keys nobody reads: `content.cache_control` (1 row)"
     );
 }
 

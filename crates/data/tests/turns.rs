@@ -299,7 +299,9 @@ fn reasoning_beside_a_prompt_that_closed_it_is_left_out_and_counted() {
     assert_eq!((counts.kept, counts.reasoning_dropped), (3, 2));
     assert!(counts.unread.is_empty(), "{counts}");
     assert!(
-        counts.to_string().contains("2 answers' reasoning left out"),
+        counts
+            .to_string()
+            .contains("2 answers with reasoning left out"),
         "{counts}"
     );
 }

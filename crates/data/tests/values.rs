@@ -173,11 +173,11 @@ fn messages_that_are_not_to_be_trained() {
         let (records, left) = read(&text).unwrap();
         assert_eq!(records.len(), 1);
         assert_eq!((left.untrained, left.untrained_rows), (0, 1));
-        assert_eq!(left.to_string(), "1 rows with nothing to train");
+        assert_eq!(left.to_string(), "1 row with nothing to train");
         let why = read(&alone).unwrap_err();
         assert_eq!(
             why,
-            "no example is left: 0 of 1 examples kept; 1 rows with nothing to train"
+            "no example is left: 0 of 1 examples kept; 1 row with nothing to train"
         );
         for row in [
             format!(r#"{{"prompt": "q", "completion": [{marked}]}}"#),
@@ -186,7 +186,7 @@ fn messages_that_are_not_to_be_trained() {
             assert!(
                 read(&row)
                     .unwrap_err()
-                    .ends_with("1 rows with nothing to train")
+                    .ends_with("1 row with nothing to train")
             );
         }
     }
@@ -260,8 +260,8 @@ fn keys_that_nobody_reads_are_counted() {
     assert_eq!(records.len(), 5);
     assert_eq!(
         left.to_string(),
-        "keys nobody reads: `source` (2 rows), `completion` (1 rows), `id` (1 rows), `question` (1 rows), \
-         `system` (1 rows)"
+        "keys nobody reads: `source` (2 rows), `completion` (1 row), `id` (1 row), `question` (1 row), \
+         `system` (1 row)"
     );
 }
 
@@ -292,7 +292,7 @@ not json
     assert_eq!(
         left.to_string(),
         format!(
-            "4 bad rows dropped (first: {why}); keys nobody reads: `far` (1 rows), `unused` (1 rows)"
+            "4 bad rows dropped (first: {why}); keys nobody reads: `far` (1 row), `unused` (1 row)"
         )
     );
     // a file that breaks off is never "one bad row"

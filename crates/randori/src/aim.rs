@@ -1,6 +1,10 @@
 //! What a recipe is for: the verb that uses it, and with that the stages that it has.
 
+use anyhow::{Result, bail};
+
 use crate::recipe::{DataFormat, Recipe, Validation};
+use crate::request::Request;
+use crate::shell::quoted;
 
 /// What a recipe is written for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +56,30 @@ impl Aim {
             Aim::Dpo => "randori train",
         }
     }
+}
+
+/// Refuses to play a game with a recipe that is for another verb. A run's own recipe is a game's:
+/// every key stands in it, and does not tell.
+///
+/// # Errors
+/// What it is for, and how it is played all the same.
+pub fn refuse_no_game(request: &Request, recipe: &Recipe) -> Result<()> {
+    let Some(file) = request.recipe.as_ref().filter(|path| !path.is_dir()) else {
+        return Ok(());
+    };
+    let (aim, why) = Aim::of(recipe);
+    let out = match aim {
+        Aim::Spin => return Ok(()),
+        _ if recipe.is_spelt_out() => return Ok(()),
+        Aim::Sft => "",
+        Aim::Dpo => " --out FOLDER",
+    };
+    let (shown, command) = (file.display(), aim.command());
+    bail!(
+        "{shown}: this recipe is for `{command} {}{out}`: {why}; --set game.iterations=3 plays a \
+         game with it all the same",
+        quoted(&shown.to_string())
+    )
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::fmt;
 
 use randori_data::{Message, Record};
 
+use crate::figures::counted;
 use crate::recipe::{DataTurns, Share};
 
 /// How many examples of the training data were kept aside as validation. Its text is what a run's
@@ -39,8 +40,11 @@ impl fmt::Display for Aside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (percent, least) = ((self.share.share * 1e4).round() / 1e2, self.share.least);
         if self.kept == 0 {
-            let few = "different prompts, too few to keep";
-            write!(f, "data.train has {} {few} {percent} % aside", self.prompts)?;
+            let prompts = counted(self.prompts, "different prompt");
+            write!(
+                f,
+                "data.train has {prompts}, too few to keep {percent} % aside"
+            )?;
             return match least {
                 0 => Ok(()),
                 _ => write!(f, " ({} are needed)", 2 * least),
@@ -52,7 +56,7 @@ impl fmt::Display for Aside {
             "{kept} of {examples} examples of data.train ({percent} %"
         )?;
         if least > 0 {
-            write!(f, ", {least} prompts at least")?;
+            write!(f, ", {} at least", counted(least, "prompt"))?;
         }
         f.write_str(", by a hash of each prompt)")
     }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use randori_core::PerIteration;
 use randori_data::Counts;
 use randori_engine::fit::{Ceilings, Peak, Work};
@@ -21,8 +21,10 @@ use crate::recipe::Recipe;
 use crate::request::Request;
 use crate::run::{Corpus, open_corpus};
 use crate::session::Setting;
-use crate::{data_rows, folder, losses, memory, settings};
+use crate::{aim, data_rows, folder, losses, memory, outbox, settings};
 
+/// Said of a folder that is not as it has to be.
+const NO_START: &str = "the run cannot start";
 /// Bytes of a token's id in a file of pairs or answers, the comma included.
 const ID: u64 = 6;
 /// Bytes of its text.
@@ -53,12 +55,16 @@ type Measured = BTreeMap<&'static str, (f64, usize)>;
 pub fn dry_run(request: &Request, fresh: bool) -> Result<()> {
     let (mut recipe, _) = folder::recipe(request)?;
     let dir = folder::of(request, &recipe);
+    let reads = check::reads(&recipe, request, &request.adapter, None);
+    outbox::refuse_run_folder(&dir, fresh, &reads).context(NO_START)?;
     data_rows::check_measured(&recipe)?;
+    aim::refuse_no_game(request, &recipe)?;
     let host = check::recipe(&recipe, request, &request.adapter, &Uses::WHOLE)?;
     losses::check_game(&recipe, &host)?;
     folder::settle(&mut recipe, &dir, fresh)?;
     check::model(&recipe, &host, &request.adapter)?;
     folder::settle_data(&mut recipe, &dir, fresh)?;
+    folder::refuse_other_games(&dir, &recipe, &host, fresh).context(NO_START)?;
     memory::settle(&mut recipe, &host, &*request.watch)?;
     let setting = Setting::without_weights(recipe, host, request)?;
     let corpus = open_corpus(&setting)?;

@@ -1,15 +1,18 @@
 //! A run's folder: what it is called, what it was started with, and which player it stands for.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use randori_store::{Lock, Manifest};
+use randori_host::Host;
+use randori_store::{Lock, Manifest, RunSpec};
 
 use crate::artefacts::Learnt;
 use crate::builtin;
 use crate::hub_data;
+use crate::mistaken;
 use crate::model_files::settle_source;
-use crate::recipe::{OrAuto, Recipe};
+use crate::recipe::{OnResume, OrAuto, Recipe};
 use crate::request::{Request, Which};
 use crate::watch::notes;
 
@@ -49,6 +52,63 @@ fn kept(dir: &Path, fresh: bool) -> Result<Manifest> {
         false => Manifest::resumable(dir)?,
     };
     Ok(kept.unwrap_or_default())
+}
+
+/// What a run of this recipe with `seed` is begun with; `hashes` are those of its inputs.
+pub fn spec(recipe: &Recipe, host: &Host, seed: u64, hashes: BTreeMap<String, String>) -> RunSpec {
+    let mut values = recipe.values();
+    values.insert("seed".into(), seed.to_string());
+    values.remove("name");
+    RunSpec {
+        recipe_text: recipe.resolved(),
+        recipe: values,
+        defaults: recipe.defaults(),
+        free: Recipe::keys_that(OnResume::Free),
+        noted: Recipe::keys_that(OnResume::Memory),
+        hashes,
+        resolved: recipe.resolved.clone(),
+        versions: versions(host),
+    }
+}
+
+/// Of the program and its plugins.
+fn versions(host: &Host) -> BTreeMap<String, String> {
+    let plugins = host.plugins().iter();
+    plugins
+        .map(|p| (format!("plugin {}", p.name), p.version.clone()))
+        .chain([("randori".to_string(), env!("CARGO_PKG_VERSION").to_string())])
+        .collect()
+}
+
+/// Refuses to go on with a run in `dir` that was started with another recipe, before the model's
+/// files are opened. Its inputs are compared when it is opened.
+///
+/// # Errors
+/// The keys that differ, with both values.
+pub fn refuse_other_recipe(
+    dir: &Path,
+    recipe: &Recipe,
+    host: &Host,
+    seed: u64,
+    fresh: bool,
+) -> Result<()> {
+    if let Some(begun) = Manifest::resumable(dir)?.filter(|_| !fresh) {
+        begun.refuse_other_recipe(dir, &spec(recipe, host, seed, BTreeMap::new()))?;
+    }
+    Ok(())
+}
+
+/// The same for every game of a run, and for what holds them.
+///
+/// # Errors
+/// As [`refuse_other_recipe`] and [`games`].
+pub fn refuse_other_games(dir: &Path, recipe: &Recipe, host: &Host, fresh: bool) -> Result<()> {
+    let mut games = games(dir, recipe, fresh)?;
+    if games.iter().all(|(_, place)| place != dir) {
+        games.push((seed_of(dir, recipe, fresh)?, dir.to_path_buf()));
+    }
+    let mut games = games.iter();
+    games.try_for_each(|(seed, place)| refuse_other_recipe(place, recipe, host, *seed, fresh))
 }
 
 /// Refuses a folder that another process has, before anything is loaded.
@@ -196,6 +256,7 @@ fn loaded(request: &Request) -> Result<(Recipe, Vec<PathBuf>)> {
     }
     if !path.is_dir() {
         refuse_absent_game(path)?;
+        mistaken::refuse_for_recipe(path)?;
         return Ok((Recipe::load(path, &request.set)?, request.adapter.clone()));
     }
     refuse_no_run(path)?;
@@ -249,7 +310,10 @@ fn refuse_no_run(dir: &Path) -> Result<()> {
         true => anyhow::bail!(
             "{shown}: no run folder, but what a player has learnt: give a recipe with --adapter {shown}"
         ),
-        false => anyhow::bail!("{shown}: no run folder: it has no recipe.toml"),
+        false => {
+            mistaken::refuse_for_recipe(dir)?;
+            anyhow::bail!("{shown}: no run folder: it has no recipe.toml")
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use anyhow::Result;
 use crate::artefacts::Answer;
 use crate::check::{self, Uses};
 use crate::corpus::part;
+use crate::figures::counted;
 use crate::folder;
 use crate::outbox;
 use crate::request::{Request, Split};
@@ -52,9 +53,9 @@ pub fn generate(request: &Request, split: Split, iteration: usize, out: &Path) -
     let same = answers.iter().filter(|a| a.generated == a.real).count();
     result!(
         session.watch,
-        "{}: {} answers, {cut} cut at the limit, {same} equal to the human one",
+        "{}: {}, {cut} cut at the limit, {same} equal to the human one",
         out.display(),
-        answers.len()
+        counted(answers.len(), "answer")
     );
     Ok(())
 }

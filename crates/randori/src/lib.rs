@@ -70,6 +70,7 @@ mod logs;
 mod losses;
 mod measure;
 mod memory;
+mod mistaken;
 mod model_files;
 mod new_plugin;
 mod one_line;

@@ -47,7 +47,7 @@ pub fn new_plugin(asked: &NewPlugin, watch: &dyn Watch) -> Result<()> {
             asked.out.display()
         );
     }
-    outbox::make_parent(&asked.out)?;
+    outbox::refuse_parent(&asked.out, None)?;
     write(&files, &asked.out).with_context(|| asked.out.display().to_string())?;
     let written = files.iter().map(|(name, _)| *name).collect::<Vec<_>>();
     result!(watch, "{}: {}", asked.out.display(), written.join(", "));

@@ -26,9 +26,10 @@ pub fn player_folder(out: &Path, dir: &Path, fresh: bool, reads: &Reads) -> Resu
     refuse_run(out, dir)?;
     refuse_run_folder(dir, fresh, reads)?;
     match resolved(out).starts_with(resolved(dir)) {
-        true => refuse_place(out, &reads.besides_data())?,
-        false => refuse_place(out, &reads.all)?,
+        true => refuse_taken(out, &reads.besides_data())?,
+        false => refuse_taken(out, &reads.all)?,
     }
+    refuse_parent(out, Some(dir))?;
     folder(out)
 }
 
@@ -105,11 +106,17 @@ const LINKS: usize = 40;
 
 /// Refuses a place, of a file or of a folder, where writing would take from the command what it
 /// `reads` (files, and folders with all in them) or put something between it; one among the files
-/// of a run, whose folder `out` alone is for others; and one whose folder cannot be made.
+/// of a run, whose folder `out` alone is for others; and one in whose folder nothing can be written.
 ///
 /// # Errors
 /// The place and what is there.
 pub fn refuse_place(out: &Path, reads: &[PathBuf]) -> Result<()> {
+    refuse_taken(out, reads)?;
+    refuse_parent(out, None)
+}
+
+/// [`refuse_place`], wherever its folder is.
+fn refuse_taken(out: &Path, reads: &[PathBuf]) -> Result<()> {
     let (shown, place) = (out.display(), resolved(out));
     let reads = || {
         reads
@@ -133,23 +140,100 @@ pub fn refuse_place(out: &Path, reads: &[PathBuf]) -> Result<()> {
             "--out {shown}: it lies in {}, which is read by this command; name a new place",
             read.display()
         ),
-        None => refuse_parent(out, &target(out)),
+        None => Ok(()),
     }
 }
 
-/// Refuses a place whose folder is not there and cannot be made.
-fn refuse_parent(out: &Path, place: &Path) -> Result<()> {
-    for above in place.ancestors().skip(1) {
-        let what = match std::fs::metadata(above) {
-            Ok(there) if there.is_dir() => return Ok(()),
-            Ok(_) => "is no folder",
-            Err(_) if above.is_symlink() => "is a link to nothing",
-            Err(_) => continue, // is made
-        };
-        let (shown, above) = (out.display(), above.display());
+/// Refuses a place whose folder is not there or takes nothing. Of folders that are not there, only
+/// those are made that a run makes: the ones around `run`, which is begun besides, and a run's `out`.
+///
+/// # Errors
+/// The place, the folder and why.
+pub fn refuse_parent(out: &Path, run: Option<&Path>) -> Result<()> {
+    let (shown, place) = (
+        out.display(),
+        out.canonicalize().unwrap_or_else(|_| target(out)),
+    );
+    if place.exists() && !place.is_file() && !place.is_dir() {
+        return Ok(()); // a pipe or a device is written to as it is
+    }
+    let parent = folder_of(&place);
+    let (above, found) = nearest(parent);
+    if let Some(what) = found {
+        let above = above.display();
         bail!("--out {shown}: {above} {what}, and nothing can lie in it; name a new place");
     }
-    Ok(())
+    if above != parent && !is_made(parent, run) {
+        bail!(
+            "--out {shown}: there is no folder {}; make it, or name another place",
+            parent.display()
+        );
+    }
+    let inside = match above == parent {
+        true => place.clone(),
+        false => above.join("out"),
+    };
+    match Disk::new().check_room(&inside) {
+        Ok(()) => Ok(()),
+        Err(error) => bail!(
+            "--out {shown}: nothing can be written in {}: {error}",
+            above.display()
+        ),
+    }
+}
+
+/// The nearest folder on the way up from `folder` that is there, itself first; or else what is in a
+/// folder's place, and why nothing can lie in it.
+fn nearest(folder: &Path) -> (&Path, Option<&'static str>) {
+    for above in folder.ancestors() {
+        let above = or_here(above);
+        match std::fs::metadata(above) {
+            Ok(there) if there.is_dir() => return (above, None),
+            Ok(_) => return (above, Some("is no folder")),
+            Err(_) if above.is_symlink() => return (above, Some("is a link to nothing")),
+            Err(_) => {}
+        }
+    }
+    (Path::new("."), None)
+}
+
+/// Whether a folder that is not there is made by a run: see [`refuse_parent`].
+fn is_made(folder: &Path, run: Option<&Path>) -> bool {
+    let place = resolved(folder);
+    let of_others = |run: &Path| place == run.join("out");
+    run.map(resolved)
+        .is_some_and(|run| run.starts_with(&place) || of_others(&run))
+        || run_around(&place).is_some_and(of_others)
+}
+
+/// The folder that a file or folder lies in.
+fn folder_of(place: &Path) -> &Path {
+    or_here(place.parent().unwrap_or(place))
+}
+
+fn or_here(folder: &Path) -> &Path {
+    match folder.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => folder,
+    }
+}
+
+/// Refuses a run's folder in which nothing can be written, or that holds something else.
+fn refuse_no_room(dir: &Path) -> Result<()> {
+    let (shown, (above, found)) = (dir.display(), nearest(dir));
+    if let Some(what) = found {
+        let above = above.display();
+        bail!(
+            "{shown}: {above} {what}, and no run can be kept in it; name another place with --runs"
+        );
+    }
+    if let Err(error) = Disk::new().check_room(&above.join("run")) {
+        bail!(
+            "{shown}: nothing can be written in {}: {error}; name another place with --runs",
+            above.display()
+        );
+    }
+    Ok(randori_store::refuse_foreign(dir)?)
 }
 
 /// The innermost run folder that a path lies in.
@@ -159,11 +243,18 @@ fn run_around(place: &Path) -> Option<&Path> {
 }
 
 /// Refuses to begin a run in `dir` where it would lie among the files of another or in a folder
-/// that it `reads` (but of data), and to begin one afresh over what it reads.
+/// that it `reads` (but of data), and to begin one afresh over what it reads; and a folder that
+/// takes no run, or in which nothing can be written.
 ///
 /// # Errors
 /// Any of these, with both places.
 pub fn refuse_run_folder(dir: &Path, fresh: bool, reads: &Reads) -> Result<()> {
+    refuse_lost_run(dir, fresh, reads)?;
+    refuse_no_room(dir)
+}
+
+/// [`refuse_run_folder`], whatever can be written there.
+fn refuse_lost_run(dir: &Path, fresh: bool, reads: &Reads) -> Result<()> {
     let (shown, place) = (dir.display(), resolved(dir));
     if Manifest::read(dir)?.is_none() {
         if let Some(run) = run_around(&place) {

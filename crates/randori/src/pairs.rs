@@ -15,6 +15,7 @@ use crate::artefacts::PairRow;
 use crate::aside::Aside;
 use crate::corpus::{self, Part};
 use crate::data_rows;
+use crate::figures::counted;
 use crate::ids::{self, Drawn, Ids, Kind};
 use crate::recipe::Recipe;
 use crate::request::Split;
@@ -144,10 +145,10 @@ pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result
     if let Some(answers) = &answers {
         ensure!(
             answers.len() == records.len(),
-            "{}: {} answers with token ids, but {} pairs",
+            "{}: {} with token ids, but {}",
             file.display(),
-            answers.len(),
-            records.len()
+            counted(answers.len(), "answer"),
+            counted(records.len(), "pair")
         );
         left.unread.clear(); // read as answers
         records.iter_mut().for_each(|r| r.rejected = None);
@@ -257,8 +258,8 @@ fn with_ids(
         let longest = data.max_prompt_tokens.min(window.saturating_sub(1));
         if row.prompt.len() > longest {
             let said = format!(
-                "the prompt has {} tokens, at most {longest} are allowed",
-                row.prompt.len()
+                "the prompt has {}, at most {longest} are allowed",
+                counted(row.prompt.len(), "token")
             );
             unless_dropped(setting, rules.too_long, "data.too_long", row, &said)?;
             counts.prompt_too_long += 1;
@@ -268,8 +269,8 @@ fn with_ids(
         let cut = row.real.len() > longest;
         if cut {
             let said = format!(
-                "the real response has {} tokens, at most {longest} are allowed",
-                row.real.len()
+                "the real response has {}, at most {longest} are allowed",
+                counted(row.real.len(), "token")
             );
             unless_dropped(setting, rules.cut_real, "data.cut_real", row, &said)?;
         }

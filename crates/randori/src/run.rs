@@ -25,7 +25,7 @@ use crate::session::{Opened, Session, Setting};
 use crate::stages::{rows_beside, write_rows};
 use crate::supervised::{self, Contest};
 use crate::watch::Watch;
-use crate::{check, data_rows, folder, inputs, losses, outbox, settings};
+use crate::{aim, check, data_rows, folder, inputs, losses, outbox, settings};
 
 /// The data of a run.
 pub struct Corpus {
@@ -46,12 +46,14 @@ pub fn play(request: &Request, fresh: bool) -> Result<Summary> {
     outbox::refuse_run_folder(&dir, fresh, &reads)?;
     folder::refuse_if_held(&dir)?;
     data_rows::check_measured(&recipe)?;
+    aim::refuse_no_game(request, &recipe)?;
     let host = check::recipe(&recipe, request, &request.adapter, &Uses::WHOLE)?;
     losses::check_game(&recipe, &host)?;
     host.sampler("greedy", &[])?; // shows an answer of each player
     folder::settle(&mut recipe, &dir, fresh)?;
     check::model(&recipe, &host, &request.adapter)?;
     folder::settle_data(&mut recipe, &dir, fresh)?;
+    folder::refuse_other_games(&dir, &recipe, &host, fresh)?;
     let opened = Opened::with(recipe, host, request)?;
     opened.check_adapter(&request.adapter)?;
     let corpus = open_corpus(&opened.setting)?;

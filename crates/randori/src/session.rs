@@ -1,7 +1,6 @@
 //! A recipe opened: plugins loaded, base in memory, tokenizer ready. Every verb that touches a
 //! model starts here.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,11 +15,12 @@ use randori_sdk::seam::{Architecture, LossFn, SamplerFn};
 use randori_store::{Manifest, Open, Run, RunSpec};
 
 use crate::artefacts::Learnt;
+use crate::folder;
 use crate::inputs::{self, Hashes, ModelInputs};
 use crate::losses;
 use crate::memory;
 use crate::model_files::{Bounds, architecture, hub_id, source, tokenizer};
-use crate::recipe::{AdapterKind, OnResume, PluginChoice, Recipe};
+use crate::recipe::{AdapterKind, PluginChoice, Recipe};
 use crate::request::Request;
 use crate::settings;
 use crate::started;
@@ -102,20 +102,7 @@ impl Setting {
 
     /// What a run with `seed` is begun with; `hashes` are those of its inputs.
     pub fn spec(&self, seed: u64, hashes: Hashes) -> RunSpec {
-        let recipe = &self.recipe;
-        let mut values = recipe.values();
-        values.insert("seed".into(), seed.to_string());
-        values.remove("name");
-        RunSpec {
-            recipe_text: recipe.resolved(),
-            recipe: values,
-            defaults: recipe.defaults(),
-            free: Recipe::keys_that(OnResume::Free),
-            noted: Recipe::keys_that(OnResume::Memory),
-            hashes,
-            resolved: recipe.resolved.clone(),
-            versions: versions(&self.host),
-        }
+        folder::spec(&self.recipe, &self.host, seed, hashes)
     }
 
     /// Says what became of pairs of equal responses.
@@ -432,15 +419,6 @@ impl Session {
             }
         }
     }
-}
-
-/// Of the program and its plugins.
-fn versions(host: &Host) -> BTreeMap<String, String> {
-    let plugins = host.plugins().iter();
-    plugins
-        .map(|p| (format!("plugin {}", p.name), p.version.clone()))
-        .chain([("randori".to_string(), env!("CARGO_PKG_VERSION").to_string())])
-        .collect()
 }
 
 fn check_same_shape(fresh: &Player, learnt: &Learnt) -> Result<()> {

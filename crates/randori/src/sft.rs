@@ -27,6 +27,7 @@ pub fn sft(request: &Request, out: Option<&Path>, fresh: bool) -> Result<PathBuf
     folder::settle(&mut recipe, &dir, fresh)?;
     check::model(&recipe, &host, &adapter)?;
     folder::settle_data(&mut recipe, &dir, fresh)?;
+    folder::refuse_other_recipe(&dir, &recipe, &host, recipe.run.seed, fresh)?;
     let opened = Opened::of(request, recipe, host)?;
     opened.check_adapter(&adapter)?;
     let at_hand = &opened.setting;

@@ -43,6 +43,7 @@ pub fn train(
     if file.is_none() {
         folder::settle_data(&mut recipe, &dir, fresh)?;
     }
+    folder::refuse_other_recipe(&dir, &recipe, &host, recipe.run.seed, fresh)?;
     let opened = Opened::of(request, recipe, host)?;
     opened.check_adapter(&adapter)?;
     let loss = opened.setting.loss(iteration)?;

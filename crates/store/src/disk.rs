@@ -121,6 +121,18 @@ impl Disk {
         placed
     }
 
+    /// Whether a file can be made at `path`: an empty one is made beside it, hidden, and removed.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn check_room(&self, path: &Path) -> io::Result<()> {
+        let fresh = hidden(path, "try");
+        unfinished().insert(fresh.clone());
+        let made = File::create(&fresh).and_then(|_| fs::remove_file(&fresh));
+        unfinished().remove(&fresh);
+        made
+    }
+
     /// [`Disk::replace`] for bytes in memory.
     pub fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         self.replace(path, |fresh| Ok(fs::write(fresh, bytes)?))

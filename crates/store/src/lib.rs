@@ -45,6 +45,6 @@ pub use layout::{Checkpoint, iteration_folder};
 pub use lock::Lock;
 pub use manifest::{Done, Manifest, RunSpec};
 pub use outbox::{OutFiles, OutFolder, exported};
-pub use run::{Open, Run, saved};
+pub use run::{Open, Run, refuse_foreign, saved};
 pub use tensorboard::EventFile;
 pub use workspace::Workspace;

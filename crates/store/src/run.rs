@@ -419,7 +419,7 @@ fn write_recipe(disk: &Disk, dir: &Path, spec: &RunSpec) -> Result<()> {
 
 /// Refuses a folder that is not a run's: one without a manifest that holds anything but what a run
 /// leaves if killed before it wrote one.
-fn refuse_foreign(dir: &Path) -> Result<()> {
+pub fn refuse_foreign(dir: &Path) -> Result<()> {
     if !dir.exists() || dir.join(FILE).exists() {
         return Ok(());
     }

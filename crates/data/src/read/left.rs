@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::counts::counted;
+
 /// Maximum number of unread keys listed by name; the rest are counted.
 const NAMED: usize = 12;
 
@@ -58,14 +60,14 @@ impl fmt::Display for Left {
         if self.bad_rows > 0 {
             let first = self.first_bad.as_deref().unwrap_or_default();
             parts.push(format!(
-                "{} bad rows dropped (first: {first})",
-                self.bad_rows
+                "{} dropped (first: {first})",
+                counted(self.bad_rows, "bad row")
             ));
         }
         if self.untrained_rows > 0 {
             parts.push(format!(
-                "{} rows with nothing to train",
-                self.untrained_rows
+                "{} with nothing to train",
+                counted(self.untrained_rows, "row")
             ));
         }
         if self.untrained > 0 {
@@ -74,15 +76,21 @@ impl fmt::Display for Left {
                 false => "more ",
             };
             parts.push(format!(
-                "{} {more}responses marked as not to be trained",
-                self.untrained
+                "{} marked as not to be trained",
+                counted(self.untrained, &format!("{more}response"))
             ));
         }
         if self.earlier > 0 {
+            let one = self.earlier == 1;
             parts.push(format!(
-                "{} answers before the last of their conversations left out (data.turns = \"every\" \
-                 trains them)",
-                self.earlier
+                "{} before the last of {} left out (data.turns = \"every\" trains {})",
+                counted(self.earlier, "answer"),
+                if one {
+                    "its conversation"
+                } else {
+                    "their conversations"
+                },
+                if one { "it" } else { "them" },
             ));
         }
         if !self.unread.is_empty() {
@@ -91,11 +99,11 @@ impl fmt::Display for Left {
             let named: Vec<String> = keys
                 .iter()
                 .take(NAMED)
-                .map(|(key, rows)| format!("`{}` ({rows} rows)", key.escape_debug()))
+                .map(|(key, rows)| format!("`{}` ({})", key.escape_debug(), counted(**rows, "row")))
                 .collect();
             let more = match keys.len().saturating_sub(NAMED) {
                 0 => String::new(),
-                more => format!(" and {more} others"),
+                more => format!(" and {}", counted(more, "other")),
             };
             parts.push(format!("keys nobody reads: {}{more}", named.join(", ")));
         }

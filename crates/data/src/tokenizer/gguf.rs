@@ -14,6 +14,7 @@ use super::pretokenizers::adds_bos;
 use super::vocabularies::{is_of_text, kind, parts};
 use super::{Special, Tokenizer};
 use crate::contain::contain;
+use crate::counts::counted;
 use crate::{ChatTemplate, Error, Result};
 
 /// Builds the tokenizer; a template that is given takes the place of the file's, which are not
@@ -87,7 +88,8 @@ fn check(gguf: &GgufTokenizer) -> Result<()> {
         return wrong("no tokens (tokenizer.ggml.tokens)".into());
     }
     if ["llama", "t5"].contains(&gguf.model.as_str()) && gguf.scores.len() != count {
-        return wrong(format!("{count} tokens but {} scores", gguf.scores.len()));
+        let scores = counted(gguf.scores.len(), "score");
+        return wrong(format!("{} but {scores}", counted(count, "token")));
     }
     gguf.check().or_else(wrong)
 }

@@ -1,6 +1,7 @@
 //! What made a player, in words.
 
 use crate::escape::escaped;
+use crate::figures::counted;
 use crate::provenance::{Input, Origin, Provenance, Training};
 
 /// The section's text: one entry for each training, in order.
@@ -26,7 +27,7 @@ fn entry(origin: &Origin, indent: &str) -> String {
                 .into()
         }
         Origin::Sft(t) => {
-            let what = format!("{} examples of {}", t.examples, files(&t.data));
+            let what = format!("{} of {}", counted(t.examples, "example"), files(&t.data));
             format!("supervised fine-tuning{}: {what}; {}\n", of(t), settings(t))
         }
         Origin::Game(t) => {
@@ -35,12 +36,12 @@ fn entry(origin: &Origin, indent: &str) -> String {
                 None => "start".into(),
                 Some(before) => format!("iteration {before}"),
             };
-            let (pairs, data) = (t.examples, files(&t.data));
-            let what = format!("{pairs} pairs of {data} and answers of the opponent ({opponent})");
+            let (pairs, data) = (counted(t.examples, "pair"), files(&t.data));
+            let what = format!("{pairs} of {data} and answers of the opponent ({opponent})");
             format!("iteration {iteration}{}: {what}; {}\n", of(t), settings(t))
         }
         Origin::Pairs(t) => {
-            let what = format!("{} pairs of {}", t.examples, files(&t.data));
+            let what = format!("{} of {}", counted(t.examples, "pair"), files(&t.data));
             format!("training on pairs{}: {what}; {}\n", of(t), settings(t))
         }
         Origin::Sum { of } => {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail, ensure};
 
 use crate::aim::Aim;
+use crate::mistaken::{self, Looks};
 use crate::recipe::{Named, kind};
 use crate::request::Request;
 use crate::shell::quoted;
@@ -69,12 +70,19 @@ impl Init {
             let (model, data) = (quoted(data), quoted(model));
             bail!("MODEL comes first, then DATA: randori init {model} {data}");
         }
+        if !inside {
+            mistaken::refuse_for_model(Path::new(model))?;
+        }
         let repo = model.split('@').next().unwrap_or(model);
         let named = Named::parse(repo).is_some_and(|named| named.pattern.is_none());
         ensure!(
             inside || Path::new(model).exists() || (named && !model.ends_with(".gguf")),
             "MODEL must be a Hugging Face folder, a .gguf file or org/name on the hub; {model} is \
              not there"
+        );
+        ensure!(
+            mistaken::looks(Path::new(data)) != Some(Looks::Recipe),
+            "DATA must be a file, a folder of data files or org/name on the hub; {data} is a recipe"
         );
         ensure!(
             data.starts_with("builtin:")

@@ -142,9 +142,13 @@ fn decide(draft: &mut Draft, reading: &Reading, measured: &[Part]) -> Result<()>
         let why = train.aside.as_ref().map(|aside| aside.to_string());
         bail!(
             "DATA {}: the game measures itself on rows that it does not train on, but {}; --kind \
-             sft takes fewer",
+             sft takes fewer{}",
             draft.data,
-            why.unwrap_or_else(|| "none are kept aside".to_owned())
+            why.unwrap_or_else(|| "none are kept aside".to_owned()),
+            match &train.counts.left.first_bad {
+                Some(first) => format!("; a row is no example: {first}"),
+                None => String::new(),
+            }
         );
     }
     let mut first = train.examples.iter().take(LOOKED_AT);

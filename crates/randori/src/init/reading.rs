@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use randori_data::{Error, Record};
+use randori_data::{Error, Place, Record};
 use randori_engine::weights::configuration;
 
 use super::columns::near;
@@ -170,10 +170,12 @@ fn tried(draft: &mut Draft, request: &Request) -> Result<Reading> {
         Aim::Dpo => {
             let alone = train.examples.iter().find(|e| e.rejected.is_none());
             if let Some(alone) = alone {
+                // rows before it may have been kept aside, and be no better
+                let first = first_alone(draft, &setting.recipe);
                 bail!(
                     "{}: --kind dpo wants pairs, and this row has one response (two are called \
                      `chosen` and `rejected`, or `real` and `generated`)",
-                    alone.place
+                    first.as_ref().unwrap_or(&alone.place)
                 );
             }
         }
@@ -210,6 +212,13 @@ pub fn paired(draft: &Draft, recipe: &Recipe) -> bool {
     let rows = first_file(draft, recipe).map(|file| first_rows(recipe, &file));
     let paired = |rows: Vec<Record>| rows.iter().any(|row| row.rejected.is_some());
     rows.is_some_and(|rows| rows.is_ok_and(paired))
+}
+
+/// Where the first of the data's first rows stands that has one response.
+fn first_alone(draft: &Draft, recipe: &Recipe) -> Option<Place> {
+    let rows = first_rows(recipe, &first_file(draft, recipe)?).ok()?;
+    let mut alone = rows.into_iter().filter(|row| row.rejected.is_none());
+    alone.next().map(|row| row.place)
 }
 
 /// The first file of the data, whose columns are looked at.

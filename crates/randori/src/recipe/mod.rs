@@ -89,10 +89,14 @@ impl Recipe {
     /// Reads `path` and lays the overrides (`section.key=value`) over it.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Recipe, RecipeError> {
         let file = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|e| RecipeError {
+        let refused = |rule: String| RecipeError {
             place: file.clone(),
-            rule: format!("the recipe cannot be read: {e}"),
-        })?;
+            rule,
+        };
+        let bytes =
+            std::fs::read(path).map_err(|e| refused(format!("the recipe cannot be read: {e}")))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| refused("no recipe: it is no text (UTF-8), as a TOML file is".into()))?;
         let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
         Recipe::parse(&file, &text, &folder, overrides)
     }
@@ -176,6 +180,11 @@ impl Recipe {
         }
         let defaults = Recipe::without_file(&[]).map(|recipe| recipe.values());
         defaults.is_ok_and(|defaults| defaults.get(key) != self.values().get(key))
+    }
+
+    /// Whether every key stands in the text, defaults included, as in a run folder's `recipe.toml`.
+    pub fn is_spelt_out(&self) -> bool {
+        self.spelt_out
     }
 
     /// Names `instead` as the place of every key that `--set` does not give: nobody has the text.
