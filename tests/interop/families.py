@@ -323,12 +323,7 @@ def gguf_in(player, family, limit):
 
 # Cells that cannot be: (family, column) -> what the table says, and words of the error that a program
 # answers with.
-UNSAID = ("not written yet", "does not say how GGUF stores it")
-WITHOUT = {
-    (family, column): UNSAID
-    for family in ("gemma4", "gemma4_mixture")
-    for column in ("gguf", "gguf_lora", "gguf_in")
-}
+WITHOUT = {}
 
 
 def cell(player, family, key):

@@ -61,9 +61,9 @@ FAMILIES = [
     Family("cohere2", dict(BIASED)),
     Family("lfm2", dict(conv_bias=True)),
     Family("gpt_oss"),
-    Family("gemma4", dict(BIASED)),
+    Family("gemma4", dict(BIASED), in_llama_cpp=1e-3),
     # nothing turns updates of single experts into what peft would load there
-    Family("gemma4_mixture", dict(BIASED), targets=[*QKVO, "proj"]),
+    Family("gemma4_mixture", dict(BIASED), targets=[*QKVO, "proj"], in_llama_cpp=1e-3),
 ]
 
 
