@@ -269,6 +269,12 @@ fn updates_that_llama_cpp_does_not_apply_are_refused() {
             "has no update of the same rank",
         ),
         (
+            &["down_proj"],
+            "mlp.down_proj",
+            mixture(),
+            "experts.0.down_proj of GGUF's gemma4",
+        ),
+        (
             &["per_layer_model_projection"],
             "none",
             dense(),

@@ -347,7 +347,8 @@ def row(binary, family, out):
         folder = out / family.name / kind
         if folder.exists():
             there = out / "runs" / family.name / kind
-            players[kind] = Player(binary, folder, there, family.targets)
+            targets = family.targets_of_plain if kind == "plain" else None
+            players[kind] = Player(binary, folder, there, targets or family.targets)
     cells, good = [], True
     for key, (title, _, plain, _) in COLUMNS.items():
         text, fine = cell(players["plain" if plain else next(reversed(players))], family, key)

@@ -44,7 +44,8 @@ const EXPERTS: &[Module] = &[
     // files of other programs may have them apart
     Module::new("experts.{}.gate_proj", "ffn_gate_exps").optional(),
     Module::new("experts.{}.up_proj", "ffn_up_exps").optional(),
-    Module::new("experts.{}.down_proj", "ffn_down_exps"),
+    // llama.cpp multiplies the matrix's outputs by the expert's factor, an update's not
+    Module::new("experts.{}.down_proj", "ffn_down_exps").not_adapted(),
     Module::new("pre_feedforward_layernorm_2", "pre_ffw_norm_2"),
     Module::new("post_feedforward_layernorm_1", "post_ffw_norm_1"),
     Module::new("post_feedforward_layernorm_2", "post_ffw_norm_2"),

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{
     dialect::Spoken,
     heads::{self, Heads, KEY_HEADS},
-    keys::{self, Sizes},
+    keys::{self, Sizes, whole},
     layered::{FFN, Layered, OfKind, name_kinds},
     rope::{self, Rope, rope_number},
 };
@@ -280,19 +280,6 @@ fn completed<'c>(config: &'c Value, spoken: &Spoken) -> Cow<'c, Value> {
         name_kinds(config.to_mut(), spoken);
     }
     config
-}
-
-/// A positive integer; null counts as absent.
-pub(super) fn whole(value: &Value, key: &str) -> Result<Option<usize>> {
-    if value.is_null() {
-        return Ok(None);
-    }
-    let number = value.as_u64().and_then(|n| usize::try_from(n).ok());
-    number.filter(|n| *n > 0).map(Some).ok_or_else(|| {
-        Error::rule(format!(
-            "{key} of the model's configuration must be a whole number above 0, not {value}"
-        ))
-    })
 }
 
 fn kv_heads(config: &Value, spoken: &Spoken, heads: usize, head_dim: usize) -> Result<usize> {

@@ -185,6 +185,19 @@ pub(super) fn shortest(v: f64) -> f64 {
     format!("{}", v as f32).parse().unwrap_or(v)
 }
 
+/// A positive integer; null counts as absent.
+pub(super) fn whole(value: &Value, key: &str) -> Result<Option<usize>> {
+    if value.is_null() {
+        return Ok(None);
+    }
+    let number = value.as_u64().and_then(|n| usize::try_from(n).ok());
+    number.filter(|n| *n > 0).map(Some).ok_or_else(|| {
+        Error::rule(format!(
+            "{key} of the model's configuration must be a whole number above 0, not {value}"
+        ))
+    })
+}
+
 /// What false and true mean in `layer_types` by the key of this name.
 pub(super) fn kind_names(spoken: &Spoken, key: &str) -> [&'static str; 2] {
     let mut keys = spoken.gguf.keys.iter();

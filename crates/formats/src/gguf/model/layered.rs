@@ -5,10 +5,9 @@ use randori_sdk::dialect::Kinds;
 use serde_json::{Map, Value, json};
 
 use super::{
-    config::whole,
     dialect::{Keys, Spoken},
     heads::KEY_HEADS,
-    keys::{kind_names, slides},
+    keys::{kind_names, slides, whole},
 };
 use crate::{
     Error, Result,

@@ -147,8 +147,8 @@ fn half<'a>(
 /// A and B as they are written.
 type Pair = [(TensorSpec, Vec<u8>); 2];
 
-/// An expert's number, which of two matrices in one it is (`None`: it is in a tensor by itself), its
-/// projection, and A and B.
+/// An expert's number, which of two matrices in one it is (`None`: it is in a tensor by itself),
+/// its projection, and A and B.
 type Expert<'a> = (usize, Option<bool>, &'a String, Pair);
 
 /// Sorts the updates of experts, and makes one of two whose matrices lie in one: A (2r, in) has the

@@ -76,7 +76,8 @@ impl Rope {
         };
         let need = |key: &str| rope_number(config, key).ok_or_else(|| lacks(key));
         if gguf.divisors == Divisors::Proportional {
-            return proportional(section, kind, head_dim);
+            let (pairs, factor) = proportional(section, kind, head_dim)?;
+            return Ok(Rope::Proportional { pairs, factor });
         }
         match kind {
             "default" => Ok(Rope::Plain),

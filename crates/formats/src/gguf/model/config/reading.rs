@@ -17,11 +17,7 @@ use crate::{
 
 /// Converts metadata to a configuration with both spellings of transformers (v4: `rope_theta`,
 /// `rope_scaling`; v5: `rope_parameters`).
-pub(in super::super) fn read(
-    header: &Header,
-    files: &[ByteSource],
-    spoken: &Spoken,
-) -> Read<Value> {
+pub fn read(header: &Header, files: &[ByteSource], spoken: &Spoken) -> Read<Value> {
     let keys = Keys::new(header)?;
     supported(&keys, &spoken.gguf)?;
     let positive = |key: &str, found: Option<usize>| match found {

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{super::keys::shortest, ROPE_FACTORS, Rope};
+use super::super::{keys::shortest, names::ROPE_FACTORS};
 use crate::{Error, Result, gguf::bytes::Read};
 
 /// A divisor with which a pair of features does not turn within any text: llama.cpp's converter's.
@@ -11,8 +11,9 @@ pub(super) const STILL: f32 = 1e30;
 /// A divisor from which on that is meant.
 const STILL_FROM: f32 = 1e20;
 
-/// The rotary embedding of layers that see everything, where a file always has divisors.
-pub(super) fn proportional(section: &Value, kind: &str, head_dim: usize) -> Result<Rope> {
+/// How many pairs of features are rotated in layers that see everything, and the factor of their
+/// divisors.
+pub(super) fn proportional(section: &Value, kind: &str, head_dim: usize) -> Result<(usize, f64)> {
     let number = |key: &str| section.get(key).and_then(Value::as_f64);
     let share = match kind {
         "default" | "linear" => 1.0,
@@ -31,7 +32,7 @@ pub(super) fn proportional(section: &Value, kind: &str, head_dim: usize) -> Resu
     };
     let fits = (0.0..=1.0).contains(&share) && (1.0..STILL_FROM.into()).contains(&factor);
     match fits {
-        true => Ok(Rope::Proportional { pairs, factor }),
+        true => Ok((pairs, factor)),
         false => Err(Error::rule(format!(
             "the rope scaling {kind:?} with a share of {share} and a factor of {factor} cannot be written as GGUF"
         ))),
