@@ -47,7 +47,7 @@ fn families() -> [(&'static str, Value); 3] {
 }
 
 /// A model of this family with all weights at random.
-fn base(name: &str, more: &Value) -> Arc<Base> {
+pub fn base(name: &str, more: &Value) -> Arc<Base> {
     let config = of_family(name, more);
     let mut base = load(Source::Random { config, seed: 5 });
     for (name, weight) in &mut base.weights {
@@ -66,7 +66,7 @@ fn base(name: &str, more: &Value) -> Arc<Base> {
 }
 
 /// A tensor of a file by candle's reader.
-fn stored(path: &Path, name: &str) -> Tensor {
+pub fn stored(path: &Path, name: &str) -> Tensor {
     let mut file = File::open(path).unwrap();
     let content = gguf_file::Content::read(&mut file).unwrap();
     let tensor = content.tensor(&mut file, name, &Device::Cpu).unwrap();
@@ -74,7 +74,7 @@ fn stored(path: &Path, name: &str) -> Tensor {
 }
 
 /// Largest difference between two tensors of one shape.
-fn apart(a: &Tensor, b: &Tensor) -> f32 {
+pub fn apart(a: &Tensor, b: &Tensor) -> f32 {
     assert_eq!(a.dims(), b.dims());
     let off = (a - b).unwrap().abs().unwrap().flatten_all().unwrap();
     off.max(0).unwrap().to_scalar().unwrap()

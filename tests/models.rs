@@ -10,6 +10,7 @@ mod bnb;
 mod export;
 mod gguf;
 mod gguf_hybrids;
+mod gguf_layered;
 mod goldens;
 mod interop;
 #[path = "oracles/model.rs"]

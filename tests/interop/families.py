@@ -323,12 +323,7 @@ def gguf_in(player, family, limit):
 
 # Cells that cannot be: (family, column) -> what the table says, and words of the error that a program
 # answers with.
-UNSAID = ("not written yet", "does not say how GGUF stores it")
-WITHOUT = {
-    (family, column): UNSAID
-    for family in ("gemma4", "gemma4_mixture")
-    for column in ("gguf", "gguf_lora", "gguf_in")
-}
+WITHOUT = {}
 
 
 def cell(player, family, key):
@@ -352,7 +347,8 @@ def row(binary, family, out):
         folder = out / family.name / kind
         if folder.exists():
             there = out / "runs" / family.name / kind
-            players[kind] = Player(binary, folder, there, family.targets)
+            targets = family.targets_of_plain if kind == "plain" else None
+            players[kind] = Player(binary, folder, there, targets or family.targets)
     cells, good = [], True
     for key, (title, _, plain, _) in COLUMNS.items():
         text, fine = cell(players["plain" if plain else next(reversed(players))], family, key)

@@ -32,11 +32,14 @@ class Family:
     # size, times 1 / sqrt(width); more where no norm stands before the first biases
     embedding: float = 0.5
     targets: list = None  # of the adapter, where not every projection is one
+    targets_of_plain: list = None  # of the plain model's, where llama.cpp leaves others as they are
     in_llama_cpp: float = 1e-4  # allowed there, relative; more where it rounds GELU to 16 bits
 
 
 BIASED = dict(attention_bias=True)
 QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
+MLP = ["gate_proj", "up_proj", "down_proj"]
+SHARES = ["per_layer_input_gate", "per_layer_projection"]  # not per_layer_model_projection
 FAMILIES = [
     Family("llama", both=dict(BIASED, mlp_bias=True)),
     Family("mistral", texts="inside"),
@@ -61,9 +64,9 @@ FAMILIES = [
     Family("cohere2", dict(BIASED)),
     Family("lfm2", dict(conv_bias=True)),
     Family("gpt_oss"),
-    Family("gemma4", dict(BIASED)),
+    Family("gemma4", dict(BIASED), targets_of_plain=[*QKVO, *MLP, *SHARES], in_llama_cpp=1e-3),
     # nothing turns updates of single experts into what peft would load there
-    Family("gemma4_mixture", dict(BIASED), targets=[*QKVO, "proj"]),
+    Family("gemma4_mixture", dict(BIASED), targets=[*QKVO, "proj"], in_llama_cpp=1e-3),
 ]
 
 

@@ -100,6 +100,9 @@ records! {
         /// Layers that do not attend, of which `attention.head_count_kv` is 0; `None`: that is one
         /// number for all layers.
         pub headless: Option<Headless>,
+        /// Layers with a window and layers that see everything, whose heads have different sizes;
+        /// `None`: all layers have the same sizes.
+        pub kinds: Option<Kinds>,
         /// Heads of values of which several share one of keys, in another order; `None`: there are
         /// none.
         pub grouped: Option<Grouped>,
@@ -121,6 +124,37 @@ records! {
         pub others: &'static str,
     }
 
+    /// Layers of two kinds, which the key `attention.sliding_window_pattern` tells apart. The
+    /// configuration's `head_dim` and `num_key_value_heads` are of layers with a window. A file has
+    /// the features of their heads under `attention.key_length_swa`, those of layers that see
+    /// everything under `attention.key_length`, and numbers of heads, and features inside
+    /// perceptrons, as lists where they differ.
+    ///
+    /// Of the last layers some may take over keys and values: llama.cpp lets those with a window
+    /// have them from the last but one of the layers before, which must have one too, and the
+    /// others from the last of these.
+    pub struct Kinds {
+        /// Where there is no `layer_types`, all layers have a window but every so many; 0: all
+        /// have. The last layer sees everything, whatever is said.
+        pub every: usize,
+        /// The configuration's key with the features of a head of layers that see everything:
+        /// `global_head_dim`.
+        pub features: &'static str,
+        /// That with the number of their heads of keys and values: `num_global_key_value_heads`.
+        pub key_heads: &'static str,
+        /// The flag without which `key_heads` does not count, and with which these layers have no
+        /// projection to values: `attention_k_eq_v`.
+        pub keys_are_values: &'static str,
+        /// An object of layers' numbers, each with a `head_dim` and a `num_key_value_heads` of its
+        /// own; where it is there, it counts instead of both keys: `per_layer_config`.
+        pub each: &'static str,
+        /// How many of the last layers take over keys and values: `num_kv_shared_layers`.
+        pub shared: &'static str,
+        /// The flag with which perceptrons of these have twice as many features:
+        /// `use_double_wide_mlp`.
+        pub doubled: &'static str,
+    }
+
     /// Keys of a configuration with numbers of heads. transformers has all heads of values that
     /// share a head of keys beside each other; llama.cpp the first of each head of keys, then the
     /// second of each.
@@ -139,6 +173,9 @@ records! {
         /// `{}` stands for an expert's number: llama.cpp stacks the matrices of all experts of a
         /// layer in one tensor.
         pub name: &'static str,
+        /// A second module whose rows follow those of the first in the same tensor of a file, both
+        /// of experts: `experts.{}.up_proj`; empty: none.
+        pub beside: &'static str,
         /// llama.cpp's: `attn_q`, `output`.
         pub stored: &'static str,
         /// Where it is.
@@ -159,6 +196,8 @@ records! {
         /// Whether a file lacks the middle axis, of length 1, of its weight: (channels, 1, taps) of
         /// a convolution of each channel by itself.
         pub squeezed: bool,
+        /// Whether llama.cpp leaves an adapter's update of it unread, without a word.
+        pub not_adapted: bool,
     }
 
     /// Projections of a module that have biases together.
@@ -202,6 +241,9 @@ records! {
         pub kinds: &'static [&'static str],
         /// Whether it is an error for a file or a configuration to be without it.
         pub required: bool,
+        /// The configuration's flag without which the key is not written, and which is true where
+        /// a file has the key; empty: none.
+        pub only_with: &'static str,
     }
 
     /// What a file of an architecture means for its configuration without saying so: it becomes
@@ -249,6 +291,8 @@ words! {
         Key = "key",
         /// `intermediate_size`.
         Ffn = "ffn",
+        /// As many as the embedding of the file has rows.
+        Vocabulary = "vocabulary",
     }
 
     /// How a stack holds the matrices (out, in) of an expert.
@@ -294,6 +338,9 @@ words! {
         One = "one",
         /// `rope_factors_long.weight` and `rope_factors_short.weight`, by the text's length.
         LongShort = "long_short",
+        /// `rope_freqs.weight`, always: of layers that see everything, 1 for pairs of features that
+        /// are rotated and 1e30 for the others.
+        Proportional = "proportional",
     }
 
     /// What becomes of sliding windows, `sliding_window` tokens long.
@@ -312,6 +359,10 @@ words! {
         Real = "real",
         /// A whole number; 0 in a file counts as absent.
         Whole = "whole",
+        /// A whole number; an absent one counts as 0, on both sides.
+        Count = "count",
+        /// A number above 0, of which a file says 0 where there is none.
+        Cap = "cap",
         /// True or false.
         Flag = "flag",
         /// Text.
@@ -408,58 +459,6 @@ fn fits(pattern: &str, text: &str) -> bool {
             ends.any(|i| fits(rest, &left[i..]))
         }),
     }
-}
-
-impl Prefix {
-    const NONE: Prefix = Prefix {
-        stored: "",
-        name: "",
-    };
-
-    /// Names that begin with `stored` in a checkpoint and with `name` here.
-    pub const fn new(stored: &'static str, name: &'static str) -> Self {
-        Prefix { stored, name }
-    }
-}
-
-impl Stack {
-    const NONE: Stack = Stack {
-        stored: "",
-        parts: &[],
-        layout: Layout::Rows,
-    };
-
-    /// The experts of a layer as transformers 5 saves them: (experts, out, in), gate's rows before
-    /// the other input's.
-    pub const EXPERTS: &'static [Stack] = &[
-        Stack::new(
-            "experts.gate_up_proj",
-            &["experts.{}.gate_proj.weight", "experts.{}.up_proj.weight"],
-            Layout::Rows,
-        ),
-        Stack::new(
-            "experts.down_proj",
-            &["experts.{}.down_proj.weight"],
-            Layout::Rows,
-        ),
-    ];
-
-    /// A tensor that stacks these parts so.
-    pub const fn new(stored: &'static str, parts: &'static [&'static str], layout: Layout) -> Self {
-        Stack {
-            stored,
-            parts,
-            layout,
-        }
-    }
-}
-
-impl Biases {
-    const NONE: Biases = Biases {
-        key: None,
-        module: "",
-        projections: &[],
-    };
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@
 //! perceptron twice as wide. A second embedding and a projection of the first make a share for
 //! every layer, gated by what its block has made. A mixture's router reads the stream as it is.
 
+mod gguf;
+
 use std::f64::consts::FRAC_1_SQRT_2;
 
 use randori_sdk::{
@@ -73,7 +75,11 @@ impl Arch for Gemma4 {
         ignored: IGNORED,
         defaults: r#"{"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
             "vocab_size": 262144, "max_position_embeddings": 131072, "tie_word_embeddings": true,
-            "sliding_window": 512}"#,
+            "global_head_dim": 512, "hidden_size_per_layer_input": 256, "sliding_window": 512,
+            "rope_parameters": {"full_attention": {"rope_type": "proportional",
+                "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}}"#,
+        gguf: Some(gguf::GGUF),
         stacks: Stack::EXPERTS,
         ..Dialect::NONE
     };

@@ -37,6 +37,7 @@ impl Key {
         times: "",
         kinds: &[],
         required: false,
+        only_with: "",
     };
 
     /// A number.
@@ -70,6 +71,14 @@ impl Key {
     /// The same key, whose number in a file is this one of the configuration times as large.
     pub const fn times(self, times: &'static str) -> Self {
         Key { times, ..self }
+    }
+
+    /// The same key, which is there if this flag of the configuration is true, and only then.
+    pub const fn only_with(self, flag: &'static str) -> Self {
+        Key {
+            only_with: flag,
+            ..self
+        }
     }
 
     /// The same key, which must be there.

@@ -1,8 +1,8 @@
 //! Parts of dialects that several families share.
 
 use super::{
-    Biases, Dialect, Divisors, Gguf, Grouped, Headless, Implied, Module, Order, Place, Prefix,
-    Size, Sliding, Values,
+    Biases, Dialect, Divisors, Gguf, Grouped, Headless, Implied, Kinds, Layout, Module, Order,
+    Place, Prefix, Size, Sliding, Stack, Values,
 };
 
 impl Dialect {
@@ -20,6 +20,50 @@ impl Dialect {
         "model.multi_modal_projector.*",
         "multi_modal_projector.*",
     ];
+}
+
+impl Prefix {
+    pub(super) const NONE: Prefix = Prefix {
+        stored: "",
+        name: "",
+    };
+
+    /// Names that begin with `stored` in a checkpoint and with `name` here.
+    pub const fn new(stored: &'static str, name: &'static str) -> Self {
+        Prefix { stored, name }
+    }
+}
+
+impl Stack {
+    pub(super) const NONE: Stack = Stack {
+        stored: "",
+        parts: &[],
+        layout: Layout::Rows,
+    };
+
+    /// The experts of a layer as transformers 5 saves them: (experts, out, in), gate's rows before
+    /// the other input's.
+    pub const EXPERTS: &'static [Stack] = &[
+        Stack::new(
+            "experts.gate_up_proj",
+            &["experts.{}.gate_proj.weight", "experts.{}.up_proj.weight"],
+            Layout::Rows,
+        ),
+        Stack::new(
+            "experts.down_proj",
+            &["experts.{}.down_proj.weight"],
+            Layout::Rows,
+        ),
+    ];
+
+    /// A tensor that stacks these parts so.
+    pub const fn new(stored: &'static str, parts: &'static [&'static str], layout: Layout) -> Self {
+        Stack {
+            stored,
+            parts,
+            layout,
+        }
+    }
 }
 
 impl Gguf {
@@ -42,6 +86,7 @@ impl Gguf {
         keys: &[],
         implied: &[],
         headless: None,
+        kinds: None,
         grouped: None,
         ffn: "",
         hybrid: false,
@@ -89,6 +134,12 @@ impl Implied {
 }
 
 impl Biases {
+    pub(super) const NONE: Biases = Biases {
+        key: None,
+        module: "",
+        projections: &[],
+    };
+
     /// All four projections of attention, by `attention_bias`.
     pub const ATTENTION: Biases = Biases {
         key: Some("attention_bias"),
@@ -113,6 +164,18 @@ impl Headless {
     pub(super) const NONE: Headless = Headless {
         kind: "",
         others: "",
+    };
+}
+
+impl Kinds {
+    pub(super) const NONE: Kinds = Kinds {
+        every: 0,
+        features: "",
+        key_heads: "",
+        keys_are_values: "",
+        each: "",
+        shared: "",
+        doubled: "",
     };
 }
 
@@ -147,6 +210,7 @@ impl Values {
 impl Module {
     pub(super) const NONE: Module = Module {
         name: "",
+        beside: "",
         stored: "",
         place: Place::Layer,
         rows: Size::Free,
@@ -156,6 +220,7 @@ impl Module {
         raw: false,
         optional: false,
         squeezed: false,
+        not_adapted: false,
     };
 
     /// The embedding.
@@ -203,27 +268,21 @@ impl Module {
         .plus_one();
 
     /// q, k, v and o, rows as they are.
-    pub const ATTENTION: &'static [Module] = &[
-        Module::new("self_attn.q_proj", "attn_q").sized(Size::Query, Size::Width),
-        Module::new("self_attn.k_proj", "attn_k").sized(Size::Key, Size::Width),
-        Module::V,
-        Module::O,
-    ];
+    pub const ATTENTION: &'static [Module] = &[Module::Q, Module::K, Module::V, Module::O];
+
+    /// The projection to queries.
+    pub const Q: Module = Module::new("self_attn.q_proj", "attn_q").sized(Size::Query, Size::Width);
+    /// The projection to keys.
+    pub const K: Module = Module::new("self_attn.k_proj", "attn_k").sized(Size::Key, Size::Width);
 
     /// q, k, v and o, the rows of q and k turned.
-    pub const ATTENTION_TURNED: &'static [Module] = &[
-        Module::new("self_attn.q_proj", "attn_q")
-            .sized(Size::Query, Size::Width)
-            .turned(),
-        Module::new("self_attn.k_proj", "attn_k")
-            .sized(Size::Key, Size::Width)
-            .turned(),
-        Module::V,
-        Module::O,
-    ];
+    pub const ATTENTION_TURNED: &'static [Module] =
+        &[Module::Q.turned(), Module::K.turned(), Module::V, Module::O];
 
-    const V: Module = Module::new("self_attn.v_proj", "attn_v").sized(Size::Key, Size::Width);
-    const O: Module =
+    /// The projection to values.
+    pub const V: Module = Module::new("self_attn.v_proj", "attn_v").sized(Size::Key, Size::Width);
+    /// Attention's output projection.
+    pub const O: Module =
         Module::new("self_attn.o_proj", "attn_output").sized(Size::Width, Size::Query);
 
     /// Norms of q and k (of their heads, or whole).
@@ -286,10 +345,23 @@ impl Module {
         }
     }
 
+    /// The same, behind whose rows a file has those of this one.
+    pub const fn with(self, beside: &'static str) -> Self {
+        Module { beside, ..self }
+    }
+
     /// The same, which some layers or models are without.
     pub const fn optional(self) -> Self {
         Module {
             optional: true,
+            ..self
+        }
+    }
+
+    /// The same, to which llama.cpp applies no adapter.
+    pub const fn not_adapted(self) -> Self {
+        Module {
+            not_adapted: true,
             ..self
         }
     }

@@ -37,7 +37,12 @@ const WHOLE: Dialect = Dialect {
             Module::OUTSIDE,
             Module::ATTENTION_TURNED,
             &[
-                Module::new("mlp.experts.{}.up_proj", "ffn_up_exps").optional(),
+                Module::new("mlp.experts.{}.gate_proj", "ffn_gate_up_exps")
+                    .with("mlp.experts.{}.up_proj")
+                    .optional(),
+                Module::new("second", "second")
+                    .sized(Size::Vocabulary, Size::Free)
+                    .not_adapted(),
                 Module::raw("self_attn.sinks", "attn_sinks.weight").plus_one(),
                 Module::new("mixer.conv1d", "ssm_conv1d")
                     .squeezed()
@@ -63,6 +68,10 @@ const WHOLE: Dialect = Dialect {
             Key::whole("mixer.layers", &["layer_types"]).between(&["a", "b"]),
             Key::whole("mixer.size", &["features"]).times("heads"),
             Key::whole("rope.dimension_sections", &["sections"]).of(Form::Four),
+            Key::real("cap", &["cap"]).of(Form::Cap),
+            Key::whole("shared", &["num_shared"])
+                .of(Form::Count)
+                .only_with("shares"),
         ],
         implied: &[
             Implied::number("scalar", Is::WidthPerHead).with_layers(46),
@@ -73,6 +82,15 @@ const WHOLE: Dialect = Dialect {
         headless: Some(Headless {
             kind: "conv",
             others: "full_attn_idxs",
+        }),
+        kinds: Some(Kinds {
+            every: 6,
+            features: "global_head_dim",
+            key_heads: "num_global_key_value_heads",
+            keys_are_values: "attention_k_eq_v",
+            each: "per_layer_config",
+            shared: "num_kv_shared_layers",
+            doubled: "use_double_wide_mlp",
         }),
         grouped: Some(Grouped {
             keys: "k",

@@ -1,24 +1,26 @@
 //! Conversion between a model's `config.json` and GGUF metadata; configurations that llama.cpp or
 //! we cannot compute are refused.
 
+mod reading;
+
 use std::borrow::Cow;
 
 use randori_sdk::{
     dialect::{Divisors, Gguf, Size},
     seam::Family,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
-    dialect::{Keys, Spoken},
+    dialect::Spoken,
     heads::{self, Heads, KEY_HEADS},
-    keys::{self, Sizes, shortest},
+    keys::{self, Sizes, whole},
+    layered::{FFN, Layered, OfKind, name_kinds},
     rope::{self, Rope, rope_number},
 };
-use crate::{
-    ByteSource, Error, Result,
-    gguf::{self, bytes::Read, header::Header},
-};
+use crate::{Error, Result, gguf};
+
+pub(super) use reading::read;
 
 /// The values of a configuration that a GGUF needs.
 #[derive(Debug, Clone)]
@@ -27,6 +29,8 @@ pub(super) struct Model {
     pub layers: usize,
     pub width: usize,
     pub heads: Heads,
+    /// Sizes of the layers, if they differ.
+    layered: Option<Layered>,
     /// Which layers attend, if not all do.
     attends: Option<Vec<bool>>,
     pub ffn: usize,
@@ -74,13 +78,21 @@ impl Model {
             let there = spoken.value(config, key).as_f64();
             there.unwrap_or(otherwise)
         };
-        let rotated = rotated(config, &spoken, head_dim)?;
         let kv_heads = kv_heads(config, &spoken, heads, head_dim)?;
+        let windowed = OfKind {
+            key_heads: kv_heads,
+            features: head_dim,
+        };
+        let layered = Layered::of(config, &spoken, sizes.layers, windowed)?;
+        let everything = layered.as_ref().map_or(windowed, |l| l.everything);
+        fit(heads, everything)?;
+        let rotated = rotated(config, &spoken, everything.features)?;
         let mut model = Model {
             gguf: spoken.gguf,
             layers: sizes.layers,
             width: sizes.width,
             heads: Heads::new([heads, kv_heads, head_dim], config, &spoken)?,
+            layered,
             attends: heads::attending(config, &spoken, sizes.layers)?,
             ffn: number("intermediate_size")?,
             tied: spoken
@@ -184,41 +196,63 @@ impl Model {
         let name = |key: &str| format!("{}.{key}", self.gguf.architecture);
         let count = |key: &str, n: usize| (name(key), gguf::Value::Int(n as i128));
         let real = |key: &str, v: f64| (name(key), gguf::Value::Float(v));
+        let features = match &self.layered {
+            Some(layered) => layered.everything.features,
+            None => self.heads.features,
+        };
+        let sizes = match &self.layered {
+            Some(layered) => layered.keys(self.ffn),
+            None => vec![
+                (FFN, gguf::Value::Int(self.ffn as i128)),
+                (KEY_HEADS, self.key_heads()),
+            ],
+        };
         let mut keys = vec![
             count("vocab_size", vocabulary),
             count("context_length", self.context),
             count("embedding_length", self.width),
             count("block_count", self.layers),
-            count("feed_forward_length", self.ffn),
             count("attention.head_count", self.heads.query),
-            match &self.attends {
-                None => count(KEY_HEADS, self.heads.key),
-                Some(each) => {
-                    let heads = |attends: &bool| if *attends { self.heads.key as i64 } else { 0 };
-                    let each = each.iter().map(heads).collect();
-                    (name(KEY_HEADS), gguf::Value::Ints(each))
-                }
-            },
-            count("attention.key_length", self.heads.features),
-            count("attention.value_length", self.heads.features),
+        ];
+        keys.extend(sizes.into_iter().map(|(key, value)| (name(key), value)));
+        keys.extend([
+            count("attention.key_length", features),
+            count("attention.value_length", features),
             real(self.gguf.epsilon, self.eps),
             count("rope.dimension_count", self.rotated),
             real("rope.freq_base", self.theta),
-        ];
+        ]);
         keys.extend(self.rope.keys(|key| name(&format!("rope.scaling.{key}"))));
         let more = self.more.iter().cloned();
         keys.extend(more.map(|(key, value)| (name(&key), value)));
         keys
     }
 
-    /// A size; `None`: the configuration does not determine it.
-    pub fn size(&self, size: Size) -> Option<usize> {
+    /// The number of key-value heads, or that of each layer.
+    fn key_heads(&self) -> gguf::Value {
+        match &self.attends {
+            None => gguf::Value::Int(self.heads.key as i128),
+            Some(each) => {
+                let heads = |attends: &bool| if *attends { self.heads.key as i64 } else { 0 };
+                gguf::Value::Ints(each.iter().map(heads).collect())
+            }
+        }
+    }
+
+    /// A size, of a layer where it is in one; `None`: the configuration does not determine it.
+    pub fn size(&self, size: Size, layer: Option<usize>) -> Option<usize> {
+        let usual = OfKind {
+            key_heads: self.heads.key,
+            features: self.heads.features,
+        };
+        let layered = self.layered.as_ref().zip(layer);
+        let heads = layered.map_or(usual, |(all, layer)| all.heads(layer));
         match size {
-            Size::Free => None,
+            Size::Free | Size::Vocabulary => None,
             Size::Width => Some(self.width),
-            Size::Query => Some(self.heads.query * self.heads.features),
-            Size::Key => Some(self.heads.key * self.heads.features),
-            Size::Ffn => Some(self.ffn),
+            Size::Query => Some(self.heads.query * heads.features),
+            Size::Key => Some(heads.key_heads * heads.features),
+            Size::Ffn => Some(layered.map_or(self.ffn, |(all, layer)| all.ffn(layer, self.ffn))),
         }
     }
 
@@ -233,7 +267,8 @@ impl Model {
 fn completed<'c>(config: &'c Value, spoken: &Spoken) -> Cow<'c, Value> {
     let mut config = Cow::Borrowed(config);
     let rotary = spoken.default("rope_parameters");
-    if rotary.get("rope_type").is_some() && !rope::is_said(&config) {
+    let plain = rotary.get("rope_type").is_none() && rotary.get("full_attention").is_none();
+    if !plain && !rope::is_said(&config) {
         config.to_mut()["rope_parameters"] = rotary;
     }
     for key in spoken.gguf.renamed {
@@ -241,32 +276,35 @@ fn completed<'c>(config: &'c Value, spoken: &Spoken) -> Cow<'c, Value> {
             config.to_mut()[key.usual] = value;
         }
     }
-    config
-}
-
-/// A positive integer; null counts as absent.
-fn whole(value: &Value, key: &str) -> Result<Option<usize>> {
-    if value.is_null() {
-        return Ok(None);
+    if spoken.gguf.kinds.is_some() {
+        name_kinds(config.to_mut(), spoken);
     }
-    let number = value.as_u64().and_then(|n| usize::try_from(n).ok());
-    number.filter(|n| *n > 0).map(Some).ok_or_else(|| {
-        Error::rule(format!(
-            "{key} of the model's configuration must be a whole number above 0, not {value}"
-        ))
-    })
+    config
 }
 
 fn kv_heads(config: &Value, spoken: &Spoken, heads: usize, head_dim: usize) -> Result<usize> {
     // the default of transformers' class is for an absent key; null means something else
     let there = spoken.value(config, "num_key_value_heads");
     let kv_heads = whole(&there, "num_key_value_heads")?.unwrap_or(heads);
-    if !heads.is_multiple_of(kv_heads) || !head_dim.is_multiple_of(2) {
-        return Err(Error::rule(format!(
-            "{heads} heads of {head_dim} features and {kv_heads} key-value heads do not fit together"
-        )));
-    }
+    fit(
+        heads,
+        OfKind {
+            key_heads: kv_heads,
+            features: head_dim,
+        },
+    )?;
     Ok(kv_heads)
+}
+
+/// Refuses key-value heads that so many heads cannot share, and features that are not pairs.
+fn fit(heads: usize, of: OfKind) -> Result<()> {
+    match heads.is_multiple_of(of.key_heads) && of.features.is_multiple_of(2) {
+        true => Ok(()),
+        false => Err(Error::rule(format!(
+            "{heads} heads of {} features and {} key-value heads do not fit together",
+            of.features, of.key_heads
+        ))),
+    }
 }
 
 /// Features of a head that are rotated.
@@ -283,199 +321,6 @@ fn rotated(config: &Value, spoken: &Spoken, head_dim: usize) -> Result<usize> {
             "{key} of the model's configuration is {share}: {rotated} of {head_dim} features cannot be rotated"
         ))),
     }
-}
-
-/// Converts metadata to a configuration with both spellings of transformers (v4: `rope_theta`,
-/// `rope_scaling`; v5: `rope_parameters`).
-pub(super) fn read(header: &Header, files: &[ByteSource], spoken: &Spoken) -> Read<Value> {
-    let keys = Keys::new(header)?;
-    supported(&keys, &spoken.gguf)?;
-    let positive = |key: &str, found: Option<usize>| match found {
-        Some(0) => Err(format!("{} is 0", keys.name(key))),
-        Some(n) => Ok(n),
-        None => Err(format!("{} is missing", keys.name(key))),
-    };
-    let number = |key: &str| positive(key, keys.whole(key)?);
-    let layers = number("block_count")?;
-    // one number, or one per layer
-    let needed = |key: &str| positive(key, keys.alike(key, layers)?);
-    let (width, heads) = (number("embedding_length")?, needed("attention.head_count")?);
-    let (kv_heads, kinds) = heads::key_heads(&keys, spoken, layers)?;
-    let kv_heads = kv_heads.unwrap_or(heads);
-    if kv_heads == 0 || heads % kv_heads != 0 {
-        return Err(format!(
-            "{heads} heads cannot share {kv_heads} key-value heads"
-        ));
-    }
-    let head_dim = keys.whole("attention.key_length")?.unwrap_or(width / heads);
-    let rotated = turned(&keys, head_dim, spoken.gguf.partial_rotary)?;
-    let epsilon = spoken.gguf.epsilon;
-    let epsilon = keys
-        .float(epsilon)?
-        .ok_or_else(|| format!("{} is missing", keys.name(epsilon)))?;
-    let class = spoken.family.dialect.class;
-    let has = |name: &str| header.tensors.contains_key(name);
-    let id = |name: &str| header.whole(&format!("tokenizer.ggml.{name}_token_id"));
-    let mut config = json!({
-        "architectures": (!class.is_empty()).then_some([class]),
-        "model_type": spoken.family.name,
-        "hidden_size": width,
-        "intermediate_size": needed("feed_forward_length")?,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "head_dim": head_dim,
-        "max_position_embeddings": number("context_length")?,
-        "vocab_size": vocabulary(header)?,
-        "rms_norm_eps": shortest(epsilon),
-        "tie_word_embeddings": !has("output.weight"),
-        "bos_token_id": id("bos")?,
-        "eos_token_id": id("eos")?,
-        "pad_token_id": id("padding")?,
-        "torch_dtype": "float32",
-        "dtype": "float32",
-    });
-    if spoken.gguf.partial_rotary {
-        config["partial_rotary_factor"] = json!(rotated as f64 / head_dim as f64);
-    }
-    if let Some(kinds) = kinds {
-        config["layer_types"] = kinds;
-    }
-    rotary(&keys, files, spoken, rotated, &mut config)?;
-    keys::read(spoken, &keys, layers, &mut config)?;
-    spell_v4(&mut config);
-    let sizes = Sizes {
-        layers,
-        width,
-        heads,
-        head_dim,
-        theta: theta(&keys)?,
-    };
-    keys::imply(spoken, &sizes, &mut config);
-    for key in spoken.gguf.renamed.iter().filter(|key| !key.older) {
-        let map = config.as_object_mut();
-        if let Some(map) = map
-            && let Some(value) = map.remove(key.usual)
-        {
-            map.insert(key.here.into(), value);
-        }
-    }
-    Ok(config)
-}
-
-/// A file's rotary base.
-fn theta(keys: &Keys) -> Read<f64> {
-    let base = keys.float("rope.freq_base")?;
-    Ok(f64::from(base.unwrap_or(10_000.0) as f32))
-}
-
-/// The rotary keys of a configuration whose other keys are there.
-fn rotary(
-    keys: &Keys,
-    files: &[ByteSource],
-    spoken: &Spoken,
-    rotated: usize,
-    config: &mut Value,
-) -> Read<()> {
-    let theta = theta(keys)?;
-    let context = config["max_position_embeddings"].as_u64().unwrap_or(0) as usize;
-    config["rope_theta"] = json!(theta);
-    let mut parameters = json!({"rope_type": "default"});
-    if let Some(scaling) = rope::scaling(keys, files, spoken, theta, rotated, context)? {
-        if spoken.gguf.divisors == Divisors::LongShort
-            && let Some(original) = scaling.get(rope::ORIGINAL)
-        {
-            config[rope::ORIGINAL] = original.clone(); // a class with two lists looks there
-        }
-        config["rope_scaling"] = scaling.clone();
-        parameters = scaling;
-    }
-    parameters["rope_theta"] = json!(theta);
-    if spoken.gguf.partial_rotary {
-        parameters["partial_rotary_factor"] = config["partial_rotary_factor"].clone();
-    }
-    config["rope_parameters"] = match keys::two_bases(spoken) {
-        false => parameters,
-        // layers with a window turn by a base of their own, never scaled
-        true => {
-            let base = keys::windowed_base(spoken, keys)?.unwrap_or(theta);
-            json!({"full_attention": parameters, "sliding_attention":
-                {"rope_type": "default", "rope_theta": base}})
-        }
-    };
-    Ok(())
-}
-
-/// Gives v4's section, where there is one, what keys of the family have put into v5's.
-fn spell_v4(config: &mut Value) {
-    let more = config["rope_parameters"].as_object().cloned();
-    let scaling = config.get_mut("rope_scaling");
-    let Some(scaling) = scaling.and_then(Value::as_object_mut) else {
-        return;
-    };
-    let beside = ["rope_theta", "partial_rotary_factor"];
-    for (key, value) in more.into_iter().flatten() {
-        if !value.is_object() && !beside.contains(&key.as_str()) {
-            scaling.entry(key).or_insert(value);
-        }
-    }
-}
-
-/// Refuses features that are not supported.
-fn supported(keys: &Keys, gguf: &Gguf) -> Read<()> {
-    let known = |key: &str| gguf.keys.iter().any(|known| known.key == key);
-    if !known("expert_count") && keys.whole("expert_count")?.unwrap_or(0) > 0 {
-        return Err("a mixture of experts, which no loaded plugin reads from GGUF".into());
-    }
-    for key in ["expert_used_count", "expert_group_count"] {
-        if known(key) {
-            continue;
-        }
-        if let Some(n @ 1..) = keys.whole(key)? {
-            let key = keys.name(key);
-            return Err(format!("{key} is {n}, but there are no experts"));
-        }
-    }
-    if let Some(n @ 1..) = keys.whole("nextn_predict_layers")? {
-        return Err(format!(
-            "{} is {n}: blocks that predict further tokens are not supported",
-            keys.name("nextn_predict_layers")
-        ));
-    }
-    if keys.flag("attention.causal")? == Some(false) {
-        return Err(format!(
-            "{} is false: only what reads from left to right is supported",
-            keys.name("attention.causal")
-        ));
-    }
-    Ok(())
-}
-
-/// How many features of a head are rotated; refuses heads whose values have another size, and a
-/// part where the architecture has none.
-fn turned(keys: &Keys, head_dim: usize, partial: bool) -> Read<usize> {
-    let of_values = keys.whole("attention.value_length")?.unwrap_or(head_dim);
-    if of_values != head_dim {
-        return Err(format!(
-            "heads of {head_dim} features whose values have {of_values}, which is not supported from GGUF"
-        ));
-    }
-    let turned = keys.whole("rope.dimension_count")?.unwrap_or(head_dim);
-    if turned != head_dim && !(partial && (1..head_dim).contains(&turned)) {
-        return Err(format!(
-            "heads of {head_dim} features of which {turned} are rotated, which is not supported from GGUF"
-        ));
-    }
-    Ok(turned)
-}
-
-/// Size of the vocabulary, from the embedding's rows, since files disagree on the key.
-fn vocabulary(header: &Header) -> Read<usize> {
-    let rows = header
-        .tensors
-        .get("token_embd.weight")
-        .and_then(|t| t.shape.first().copied());
-    rows.ok_or_else(|| "token_embd.weight is missing".to_string())
 }
 
 #[cfg(test)]

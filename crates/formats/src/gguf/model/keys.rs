@@ -33,8 +33,13 @@ pub(super) struct Sizes {
 pub(super) fn written(spoken: &Spoken, config: &Value) -> Result<Vec<(String, gguf::Value)>> {
     let mut all = Vec::new();
     for key in spoken.gguf.keys {
+        if !key.only_with.is_empty() && spoken.value(config, key.only_with) != Value::Bool(true) {
+            continue;
+        }
         let there = key.config.iter().map(|path| spoken.value(config, path));
         let found = there.into_iter().find(|value| !value.is_null());
+        let or_zero = matches!(key.form, Form::Count | Form::Cap);
+        let found = found.or(or_zero.then(|| json!(0)));
         let Some(value) = found else {
             match key.required {
                 true => return Err(lacks(key)),
@@ -68,14 +73,14 @@ fn lacks(key: &Key) -> Error {
 /// What a file holds for a value; `times` is what a whole number is multiplied by.
 fn stored(key: &Key, value: &Value, times: u64) -> Option<gguf::Value> {
     Some(match key.form {
-        Form::Real => {
+        Form::Real | Form::Cap => {
             let value = value.as_f64()?;
             gguf::Value::Float(match key.reciprocal {
                 true => key.factor / value,
                 false => key.factor * value,
             })
         }
-        Form::Whole => gguf::Value::Int(value.as_u64()?.checked_mul(times)?.into()),
+        Form::Whole | Form::Count => gguf::Value::Int(value.as_u64()?.checked_mul(times)?.into()),
         Form::Flag => gguf::Value::Bool(value.as_bool()?),
         Form::Text => gguf::Value::Text(value.as_str()?.into()),
         Form::Slides => {
@@ -102,20 +107,32 @@ pub(super) fn read(spoken: &Spoken, keys: &Keys, layers: usize, config: &mut Val
     for key in spoken.gguf.keys {
         let value = match key.form {
             Form::Real => keys.float(key.key)?.map(|v| json!(own(key, v))),
+            Form::Cap => {
+                let there = keys.float(key.key)?.filter(|v| *v != 0.0);
+                there.map(|v| json!(own(key, v)))
+            }
             Form::Whole => {
                 let there = keys.whole(key.key)?.filter(|n| *n > 0);
                 there
                     .map(|n| one_of(spoken, keys, key, n, config))
                     .transpose()?
             }
+            Form::Count => Some(json!(keys.whole(key.key)?.unwrap_or(0))),
             Form::Flag => keys.flag(key.key)?.map(|v| json!(v)),
             Form::Text => keys.text(key.key)?.map(|v| json!(v)),
             Form::Slides => kinds(keys.header, &keys.name(key.key), layers, kinds_of(key))?,
             Form::Four => keys.each(key.key).map(four),
         };
         match (value, key.config.first()) {
-            (Some(value), Some(path)) => set(config, path, value),
-            (None, _) if key.required => return Err(format!("{} is missing", keys.name(key.key))),
+            (Some(value), Some(path)) => {
+                set(config, path, value);
+                if !key.only_with.is_empty() {
+                    set(config, key.only_with, json!(true));
+                }
+            }
+            (None, _) if key.required && key.only_with.is_empty() => {
+                return Err(format!("{} is missing", keys.name(key.key)));
+            }
             _ => {}
         }
     }
@@ -168,9 +185,36 @@ pub(super) fn shortest(v: f64) -> f64 {
     format!("{}", v as f32).parse().unwrap_or(v)
 }
 
-/// Each layer's kind of these two, by a list of whether it slides, or by a number: all slide but
-/// every so many.
+/// A positive integer; null counts as absent.
+pub(super) fn whole(value: &Value, key: &str) -> Result<Option<usize>> {
+    if value.is_null() {
+        return Ok(None);
+    }
+    let number = value.as_u64().and_then(|n| usize::try_from(n).ok());
+    number.filter(|n| *n > 0).map(Some).ok_or_else(|| {
+        Error::rule(format!(
+            "{key} of the model's configuration must be a whole number above 0, not {value}"
+        ))
+    })
+}
+
+/// What false and true mean in `layer_types` by the key of this name.
+pub(super) fn kind_names(spoken: &Spoken, key: &str) -> [&'static str; 2] {
+    let mut keys = spoken.gguf.keys.iter();
+    keys.find(|known| known.key == key).map_or(SLIDES, kinds_of)
+}
+
+/// Each layer's kind of these two.
 fn kinds(header: &Header, key: &str, layers: usize, names: [&str; 2]) -> Read<Option<Value>> {
+    let kinds = slides(header, key, layers)?.map(|slides| {
+        let kinds = slides.into_iter().map(|slides| names[usize::from(slides)]);
+        kinds.collect()
+    });
+    Ok(kinds)
+}
+
+/// Which layers slide, by a list, or by a number: all but every so many.
+pub(super) fn slides(header: &Header, key: &str, layers: usize) -> Read<Option<Vec<bool>>> {
     let slides: Vec<bool> = match header.metadata.get(key) {
         None => return Ok(None),
         Some(gguf::Value::Bools(list)) => list.clone(),
@@ -188,8 +232,7 @@ fn kinds(header: &Header, key: &str, layers: usize, names: [&str; 2]) -> Read<Op
             slides.len()
         ));
     }
-    let kinds = slides.into_iter().map(|slides| names[usize::from(slides)]);
-    Ok(Some(kinds.collect()))
+    Ok(Some(slides))
 }
 
 /// Sets a value of a configuration by its path.

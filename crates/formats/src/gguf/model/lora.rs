@@ -87,19 +87,21 @@ pub fn write_lora(
     let alpha = first.map_or(Ok(1.0), |p| factor(p))?;
     let (mut halves, mut stacks) = (Vec::new(), BTreeMap::new());
     for projection in &projections {
-        let ratio = factor(projection)? / alpha;
         let named = named(&model, projection)?;
+        // llama.cpp divides by the rank of both matrices of an expert that lie in one
+        let two = !named.module.beside.is_empty();
+        let ratio = f64::from(1 + u8::from(two)) * factor(projection)? / alpha;
         let pair = pair(params, &model, projection, &named, ratio)?;
         match named.expert {
             None => halves.extend(pair),
             Some(expert) => {
                 let stack: &mut Vec<Expert> = stacks.entry(named.name).or_default();
-                stack.push((expert, projection, pair));
+                stack.push((expert, two.then_some(named.second), projection, pair));
             }
         }
     }
     for experts in stacks.into_values() {
-        halves.extend(stacked(experts)?);
+        halves.extend(stacked(in_one(experts)?)?);
     }
     write(model.gguf.architecture, &halves, alpha as f32, out, options)
 }
@@ -145,15 +147,62 @@ fn half<'a>(
 /// A and B as they are written.
 type Pair = [(TensorSpec, Vec<u8>); 2];
 
-/// An expert's number, its projection, and A and B.
-type Expert<'a> = (usize, &'a String, Pair);
+/// An expert's number, which of two matrices in one it is (`None`: it is in a tensor by itself),
+/// its projection, and A and B.
+type Expert<'a> = (usize, Option<bool>, &'a String, Pair);
+
+/// Sorts the updates of experts, and makes one of two whose matrices lie in one: A (2r, in) has the
+/// second's below the first's, B (2 out, 2r) the two on its diagonal.
+fn in_one(mut experts: Vec<Expert>) -> Result<Vec<Expert>> {
+    experts.sort_by_key(|(expert, second, ..)| (*expert, *second));
+    let mut whole = Vec::with_capacity(experts.len());
+    let mut all = experts.into_iter().peekable();
+    while let Some((expert, second, projection, pair)) = all.next() {
+        let Some(second) = second else {
+            whole.push((expert, second, projection, pair));
+            continue;
+        };
+        let other = all.next_if(|(of, later, ..)| *of == expert && *later == Some(true));
+        let pair = match other {
+            Some((.., other)) if !second => on_diagonal(pair, other),
+            _ => None,
+        };
+        let pair = pair.ok_or_else(|| {
+            Error::rule(format!(
+                "{projection} lies in one tensor of GGUF with another matrix of its expert, which has no update of the \
+                 same rank: export the merged model as gguf"
+            ))
+        })?;
+        whole.push((expert, None, projection, pair));
+    }
+    Ok(whole)
+}
+
+/// The update of two matrices, one below the other; `None`: their ranks differ.
+fn on_diagonal(first: Pair, second: Pair) -> Option<Pair> {
+    let [(mut a, mut a_bytes), (mut b, b_bytes)] = first;
+    let [(second_a, second_a_bytes), (second_b, second_b_bytes)] = second;
+    let rank = *b.shape.last().filter(|rank| **rank > 0)?;
+    if second_b.shape.last() != Some(&rank) {
+        return None;
+    }
+    let (row, none) = (4 * rank, vec![0; 4 * rank]);
+    let upper = b_bytes.chunks_exact(row).flat_map(|row| [row, &none]);
+    let lower = second_b_bytes
+        .chunks_exact(row)
+        .flat_map(|row| [&none, row]);
+    let diagonal = upper.chain(lower).flatten().copied().collect();
+    a_bytes.extend(second_a_bytes);
+    a.shape[0] += second_a.shape[0];
+    b.shape = vec![b.shape[0] + second_b.shape[0], 2 * rank];
+    Some([(a, a_bytes), (b, diagonal)])
+}
 
 /// Stacks the updates of all experts of a layer: A (experts, r, in), B (experts, out, r).
-fn stacked(mut experts: Vec<Expert>) -> Result<Pair> {
-    experts.sort_by_key(|(expert, ..)| *expert);
+fn stacked(experts: Vec<Expert>) -> Result<Pair> {
     let shapes = |pair: &Pair| pair.each_ref().map(|(spec, _)| spec.shape.clone());
-    let first = experts.first().map(|(_, _, pair)| shapes(pair));
-    for (wanted, (expert, projection, pair)) in experts.iter().enumerate() {
+    let first = experts.first().map(|(.., pair)| shapes(pair));
+    for (wanted, (expert, _, projection, pair)) in experts.iter().enumerate() {
         if *expert != wanted || Some(shapes(pair)) != first {
             return Err(Error::rule(format!(
                 "{projection} is not expert {wanted}, or has another rank than the first: a GGUF LoRA stacks all experts of \
@@ -162,7 +211,7 @@ fn stacked(mut experts: Vec<Expert>) -> Result<Pair> {
         }
     }
     let count = experts.len();
-    let mut all = experts.into_iter().map(|(_, _, pair)| pair);
+    let mut all = experts.into_iter().map(|(.., pair)| pair);
     let Some(mut stack) = all.next() else {
         return Err(Error::rule("a stack of no experts"));
     };
@@ -198,6 +247,12 @@ fn named(model: &Model, projection: &str) -> Result<Named> {
             }
         )));
     }
+    if named.module.not_adapted {
+        return Err(Error::rule(format!(
+            "llama.cpp applies no update to {projection} of GGUF's {}; train without it, or export the merged model as gguf",
+            model.gguf.architecture
+        )));
+    }
     Ok(named)
 }
 
@@ -220,7 +275,7 @@ fn pair(
         half(params, projection, "lora_B")?,
     );
     let ((rank, inputs), (outputs, b_rank)) = (a.matrix(projection)?, b.matrix(projection)?);
-    let is = |size: Size, n: usize| model.size(size).is_none_or(|size| size == n);
+    let is = |size: Size, n: usize| model.size(size, named.layer()).is_none_or(|size| size == n);
     let fits = is(module.rows, outputs) && is(module.columns, inputs);
     let layer = *position == usize::MAX || *position <= model.layers;
     if rank != b_rank || !layer || !fits {

@@ -4,6 +4,7 @@ mod config;
 mod dialect;
 mod heads;
 mod keys;
+mod layered;
 mod lora;
 mod names;
 mod plan;
@@ -53,7 +54,8 @@ pub fn open(path: &Path, families: &[Family]) -> Result<GgufModel> {
     let mut config = config::read(&header, &files, &spoken).map_err(in_file)?;
     let tokenizer = GgufTokenizer::read(&header).map_err(in_file)?;
     tensors::beside(header.tensors.keys()).map_err(|e| in_file(e.to_string()))?;
-    tensors::factors(&mut header.tensors, &files).map_err(|e| in_file(e.to_string()))?;
+    tensors::factors(&mut header.tensors, &files, &spoken.gguf)
+        .map_err(|e| in_file(e.to_string()))?;
     let heads = Heads::of(&config, &spoken).map_err(|e| in_file(e.to_string()))?;
     let mut index = Index {
         files: files.into_iter().map(Arc::new).collect(),
@@ -62,7 +64,7 @@ pub fn open(path: &Path, families: &[Family]) -> Result<GgufModel> {
     // these are part of the configuration now
     let in_config: &[&str] = match spoken.gguf.divisors {
         Divisors::None => &[],
-        Divisors::One => &[ROPE_FACTORS],
+        Divisors::One | Divisors::Proportional => &[ROPE_FACTORS],
         Divisors::LongShort => &[ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT],
     };
     for (name, tensor) in header.tensors {

@@ -21,8 +21,18 @@ pub(super) struct Named {
     pub position: usize,
     /// Its expert's number, if the file stacks those of all experts.
     pub expert: Option<usize>,
+    /// Whether its rows follow those of the module beside it.
+    pub second: bool,
     /// What the dialect says of it.
     pub module: &'static Module,
+}
+
+impl Named {
+    /// Its layer, if it is in one.
+    pub fn layer(&self) -> Option<usize> {
+        let inside = self.module.place == Place::Layer;
+        self.position.checked_sub(1).filter(|_| inside)
+    }
 }
 
 /// All modules and raw tensors of a dialect.
@@ -66,16 +76,21 @@ fn find(gguf: &Gguf, hf: &str, raw: bool) -> Option<Named> {
                 usize::MAX
             },
             expert: None,
+            second: false,
             module,
         });
     };
-    let (expert, module) = all
-        .filter(|m| m.place == Place::Layer)
-        .find_map(|m| Some((expert_in(m.name, part)?, m)))?;
+    let (expert, second, module) =
+        all.filter(|m| m.place == Place::Layer)
+            .find_map(|m| match expert_in(m.name, part) {
+                Some(expert) => Some((expert, false, m)),
+                None => Some((expert_in(m.beside, part)?, true, m)),
+            })?;
     Some(Named {
         name: format!("blk.{layer}.{}", module.stored),
         position: layer as usize + 1,
         expert,
+        second,
         module,
     })
 }
@@ -129,6 +144,15 @@ pub(super) fn back(gguf: &Gguf, stored: &str) -> Option<(String, &'static Module
 /// The name of an expert's tensor, of that of all of them.
 pub(super) fn of_expert(name: &str, expert: usize) -> String {
     name.replacen(EXPERT, &expert.to_string(), 1)
+}
+
+/// The names of the modules whose rows are in a file's tensor, of that of the first.
+pub(super) fn in_one(name: &str, module: &Module) -> Vec<String> {
+    let mut all = vec![name.to_string()];
+    if !module.beside.is_empty() {
+        all.push(name.replacen(module.name, module.beside, 1));
+    }
+    all
 }
 
 /// Whether a file stacks the tensors of all experts.

@@ -6,14 +6,14 @@ use std::{
 };
 
 use randori_sdk::{
-    dialect::{Module, Place, Values},
+    dialect::{Module, Place, Size, Values},
     seam::Family,
 };
 use serde_json::Value;
 
 use super::{
     config::Model,
-    names,
+    names::{self, Named},
     quant::{GgufQuant, Role, Shape},
 };
 use crate::{
@@ -179,6 +179,11 @@ fn planned(list: Vec<(String, Vec<usize>)>, model: &Model) -> Result<Vec<Planned
             "the model has no lm_head.weight, and its configuration does not tie it to the embedding",
         ));
     }
+    let embedding = list.iter().find(|(hf, _)| {
+        let named = names::tensor(&model.gguf, hf);
+        named.is_some_and(|named| named.name == EMBEDDING)
+    });
+    let rows = embedding.and_then(|(_, shape)| shape.first().copied());
     let mut plan: Vec<Planned> = Vec::with_capacity(list.len());
     let mut stacks: BTreeMap<String, Vec<Expert>> = BTreeMap::new();
     for (hf, shape) in list {
@@ -191,7 +196,7 @@ fn planned(list: Vec<(String, Vec<usize>)>, model: &Model) -> Result<Vec<Planned
                 model.gguf.architecture
             )));
         };
-        check_shape(&hf, &shape, model, named.module)?;
+        check_shape(&hf, &shape, model, &named, rows)?;
         let head = match named.name.as_str() {
             "output.weight" => true,
             EMBEDDING | "per_layer_token_embd.weight" => !own_head,
@@ -209,7 +214,7 @@ fn planned(list: Vec<(String, Vec<usize>)>, model: &Model) -> Result<Vec<Planned
         let order = order.map_err(|what| Error::rule(format!("{hf} {what}")))?;
         if let Some(expert) = named.expert {
             let stack = stacks.entry(named.name).or_default();
-            stack.push((expert, hf.clone(), shape.clone()));
+            stack.push((expert, named.second, hf.clone(), shape.clone()));
             if stack.len() > 1 {
                 continue; // the first one stands for all
             }
@@ -226,7 +231,9 @@ fn planned(list: Vec<(String, Vec<usize>)>, model: &Model) -> Result<Vec<Planned
     }
     for planned in &mut plan {
         if let Some(experts) = stacks.remove(&planned.spec.name) {
-            stack(planned, experts)?;
+            let two = names::back(&model.gguf, &planned.spec.name)
+                .is_some_and(|(_, module)| !module.beside.is_empty());
+            stack(planned, experts, two)?;
         }
     }
     plan.sort_by(|a, b| (a.position, &a.spec.name).cmp(&(b.position, &b.spec.name)));
@@ -234,31 +241,55 @@ fn planned(list: Vec<(String, Vec<usize>)>, model: &Model) -> Result<Vec<Planned
     Ok(plan)
 }
 
-/// An expert's number, and its tensor's name and shape.
-type Expert = (usize, String, Vec<usize>);
+/// An expert's number, whether its rows follow those of another matrix of it, and its tensor's name
+/// and shape.
+type Expert = (usize, bool, String, Vec<usize>);
 
-/// Makes the first expert's tensor that of all experts, which must be all there and of one shape.
-fn stack(planned: &mut Planned, mut experts: Vec<Expert>) -> Result<()> {
+/// Makes the first expert's tensor that of all experts, which must be all there and of one shape;
+/// `two`: the file has two matrices of each in one.
+fn stack(planned: &mut Planned, mut experts: Vec<Expert>, two: bool) -> Result<()> {
     experts.sort();
-    for (wanted, (expert, hf, shape)) in experts.iter().enumerate() {
-        if *expert != wanted || *shape != planned.shape {
+    let each = 1 + usize::from(two);
+    for (at, (expert, second, hf, shape)) in experts.iter().enumerate() {
+        let wanted = (at / each, at % each == 1);
+        if (*expert, *second) != wanted || *shape != planned.shape {
             return Err(Error::rule(format!(
-                "{hf} of shape {shape:?} is not expert {wanted} of {:?}: {} stacks all experts of a layer, which have \
-                 numbers from 0 on and one shape",
-                planned.shape, planned.spec.name
+                "{hf} of shape {shape:?} is not expert {} of {:?}: {} stacks all experts of a layer, which have numbers \
+                 from 0 on and one shape",
+                wanted.0, planned.shape, planned.spec.name
             )));
         }
     }
-    planned.spec.shape.insert(0, experts.len());
-    planned.parts = experts.into_iter().map(|(_, hf, _)| hf).collect();
+    if let Some((_, _, hf, _)) = experts
+        .last()
+        .filter(|_| !experts.len().is_multiple_of(each))
+    {
+        return Err(Error::rule(format!(
+            "{hf} has no matrix beside it, which {} holds as well",
+            planned.spec.name
+        )));
+    }
+    planned.spec.shape[0] *= each;
+    planned.spec.shape.insert(0, experts.len() / each);
+    planned.parts = experts.into_iter().map(|(_, _, hf, _)| hf).collect();
     Ok(())
 }
 
-fn check_shape(hf: &str, shape: &[usize], model: &Model, module: &Module) -> Result<()> {
+/// Checks a tensor's shape; `rows` are those of the embedding.
+fn check_shape(
+    hf: &str,
+    shape: &[usize],
+    model: &Model,
+    named: &Named,
+    rows: Option<usize>,
+) -> Result<()> {
+    let module = named.module;
     let is = |size, n: Option<&usize>| {
-        model
-            .size(size)
-            .is_none_or(|size| n.is_none_or(|n| *n == size))
+        let wanted = match size {
+            Size::Vocabulary => rows,
+            size => model.size(size, named.layer()),
+        };
+        wanted.is_none_or(|wanted| n.is_none_or(|n| *n == wanted))
     };
     let axes = matches!(shape.len(), 1 | 2) || (module.squeezed && matches!(shape, [_, 1, _]));
     let fits = axes

@@ -4,6 +4,7 @@
 //! multiplies cosine and sine by `attn_factor`; each of the three may occur alone. With yarn it
 //! multiplies them by 1 + ln(factor)/10 as well, and reads no key of its borders.
 
+mod proportional;
 mod yarn;
 
 use randori_sdk::dialect::{Divisors, Gguf};
@@ -18,6 +19,7 @@ use crate::{
     ByteSource, Error, Result,
     gguf::{self, bytes::Read},
 };
+use proportional::{STILL, proportional, proportional_section};
 use yarn::{yarn_attention, yarn_scale, yarn_section};
 
 /// Scaling of the rotary frequencies, relative to theta's powers.
@@ -51,6 +53,9 @@ pub(super) enum Rope {
         attention: f64,
         original: f64,
     },
+    /// The first so many pairs of a head are rotated, with frequencies divided by the factor, and
+    /// the others are not.
+    Proportional { pairs: usize, factor: f64 },
 }
 
 impl Rope {
@@ -70,6 +75,10 @@ impl Rope {
             ))
         };
         let need = |key: &str| rope_number(config, key).ok_or_else(|| lacks(key));
+        if gguf.divisors == Divisors::Proportional {
+            let (pairs, factor) = proportional(section, kind, head_dim)?;
+            return Ok(Rope::Proportional { pairs, factor });
+        }
         match kind {
             "default" => Ok(Rope::Plain),
             "linear" => Ok(Rope::Linear(need("factor")?)),
@@ -195,6 +204,10 @@ impl Rope {
                 return None;
             }
             Rope::PerFrequency { divisors, .. } => return Some(divisors.clone()),
+            Rope::Proportional { pairs, factor } => {
+                let divisor = |i| if i < *pairs { *factor as f32 } else { STILL };
+                return Some((0..head_dim / 2).map(divisor).collect());
+            }
             Rope::Llama3 {
                 factor,
                 low,
@@ -297,6 +310,14 @@ pub(super) fn scaling(
         Some("longrope") if kinds == Divisors::LongShort => 1.0,
         _ => factor(keys)?,
     };
+    if kinds == Divisors::Proportional {
+        if yarn || factor != 1.0 || attention != 1.0 {
+            let key = keys.name("rope.scaling");
+            return Err(format!("{key} beside {ROPE_FACTORS} is not supported here"));
+        }
+        let divisors = divisors(keys, ROPE_FACTORS, files, head_dim / 2)?;
+        return Ok(Some(proportional_section(divisors, head_dim)?));
+    }
     if yarn {
         return Ok(Some(yarn_section(
             keys,

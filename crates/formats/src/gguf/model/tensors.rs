@@ -62,17 +62,22 @@ pub(super) fn without_further(header: &mut Header, spoken: &Spoken) -> Read<()> 
 /// Takes what belongs to matrices of layers out of the tensors: the factor of all values, one
 /// number (`blk.0.attn_q.scale` of `blk.0.attn_q.weight`), which NVFP4 wants since its blocks'
 /// scales span little, and the scale by which some GPUs quantise activations (`.input_scale`),
-/// which is not used.
+/// which is not used. What the dialect has a name for is no factor.
 ///
 /// # Errors
 /// A factor that is not one finite number.
-pub(super) fn factors(tensors: &mut BTreeMap<String, Stored>, files: &[ByteSource]) -> Result<()> {
+pub(super) fn factors(
+    tensors: &mut BTreeMap<String, Stored>,
+    files: &[ByteSource],
+    gguf: &Gguf,
+) -> Result<()> {
     let matrix_of = |name: &String| {
         let (stem, kind) = name.rsplit_once('.')?;
         let weight = format!("{stem}.weight");
         let is_matrix = tensors.get(&weight)?.shape.len() == 2;
         let is_factor = name.starts_with("blk.") && ["scale", "input_scale"].contains(&kind);
-        (is_matrix && is_factor).then(|| (name.clone(), weight))
+        let known = names::back(gguf, name).is_some_and(|(_, module)| module.raw);
+        (is_matrix && is_factor && !known).then(|| (name.clone(), weight))
     };
     let found: Vec<(String, String)> = tensors.keys().filter_map(matrix_of).collect();
     for (name, weight) in found {
@@ -162,26 +167,31 @@ fn experts(
         Some((&count, each)) if count > 0 && !each.is_empty() => (count, each.to_vec()),
         _ => (0, Vec::new()),
     };
+    let parts = names::in_one(own, module);
+    let all = count.saturating_mul(parts.len()) as u64;
+    let rows = each.first().copied().unwrap_or(0);
     // without values, a damaged file could claim any number of experts
-    if count == 0 || stack.len == 0 || !stack.len.is_multiple_of(count as u64) {
+    let whole = rows.is_multiple_of(parts.len()) && stack.len.is_multiple_of(all.max(1));
+    if count == 0 || stack.len == 0 || !whole {
+        let what = match parts.len() {
+            1 => "matrices",
+            _ => "two matrices an expert",
+        };
         return Err(Error::rule(format!(
-            "{name} has the shape {:?}, which is no stack of matrices",
+            "{name} has the shape {:?}, which is no stack of {what}",
             stack.shape
         )));
     }
-    let len = stack.len / count as u64;
-    let first = Stored {
-        len,
-        shape: each,
-        ..stack
-    };
-    let first = as_said(name, first, module, heads)?;
+    let len = stack.len / all;
+    let mut first = Stored { len, ..stack };
+    first.shape = each;
+    first.shape[0] = rows / parts.len();
+    let mut next = as_said(name, first, module, heads)?;
     for expert in 0..count {
-        let one = Stored {
-            start: first.start + expert as u64 * len,
-            ..first.clone()
-        };
-        index.add(names::of_expert(own, expert), one)?;
+        for part in &parts {
+            index.add(names::of_expert(part, expert), next.clone())?;
+            next.start += len;
+        }
     }
     Ok(())
 }
@@ -401,7 +411,7 @@ mod tests {
                 .map(|(name, tensor)| ((*name).to_string(), tensor.clone()))
                 .collect();
             tensors.insert("blk.0.ffn_up.weight".into(), stored(0, &[1, 3]));
-            factors(&mut tensors, &files).map(|()| tensors)
+            factors(&mut tensors, &files, &Gguf::LLAMA).map(|()| tensors)
         };
         let tensors = with(&[
             ("blk.0.ffn_up.scale", stored(0, &[1])),
