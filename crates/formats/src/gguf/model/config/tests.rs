@@ -5,8 +5,10 @@ use randori_sdk::{
     DenseFamily, Dialect,
     dialect::{Form, Implied, Is, Key, Renamed},
 };
+use serde_json::json;
 
 use super::*;
+use crate::{ByteSource, gguf::header::Header};
 
 /// The family of a configuration.
 fn family(config: &Value) -> Family {
