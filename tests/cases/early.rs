@@ -301,10 +301,8 @@ fn a_dry_run_says_what_a_run_would_do_and_writes_nothing() {
         &[&dry[..], &["loss.name=odpo"]].concat(),
         "in the game nobody",
     );
-    w.refused(
-        &[&dry[..], &["train.batch=64", "--set", "train.warmup=0.1"]].concat(),
-        "nothing would be learnt",
-    );
+    let nothing = ["train.batch=64", "--set", "train.warmup=0.1", "--fresh"];
+    w.refused(&[&dry[..], &nothing].concat(), "nothing would be learnt");
 }
 
 #[test]

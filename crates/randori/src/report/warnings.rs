@@ -4,18 +4,17 @@ use std::collections::BTreeSet;
 
 use randori_eval::Sign;
 
-use super::summary::Played;
-
 /// A sign, and the seed and iteration it was seen in.
 type Seen<'a> = (u64, usize, &'a Sign);
 
-/// A line for every kind of sign: where it was seen, and what it says where it is worst.
-pub fn of(played: &[Played]) -> Vec<String> {
+/// A line for every kind of sign: where it was seen, and what it says where it is worst. Of each
+/// seed there are the signs of each iteration.
+pub fn of(seeds: &[(u64, &[Vec<Sign>])]) -> Vec<String> {
     let mut kinds: Vec<Vec<Seen>> = Vec::new();
-    for p in played {
-        for (t, signs) in p.signs.iter().enumerate() {
+    for (seed, iterations) in seeds {
+        for (t, signs) in iterations.iter().enumerate() {
             for sign in signs {
-                let seen = (p.seed, t, sign);
+                let seen = (*seed, t, sign);
                 match kinds.iter_mut().find(|of| of[0].2.name() == sign.name()) {
                     Some(of) => of.push(seen),
                     None => kinds.push(vec![seen]),
@@ -23,7 +22,7 @@ pub fn of(played: &[Played]) -> Vec<String> {
             }
         }
     }
-    let line = |of: &Vec<Seen>| folded(of, played.len());
+    let line = |of: &Vec<Seen>| folded(of, seeds.len());
     kinds.iter().filter_map(line).collect()
 }
 
@@ -66,36 +65,37 @@ fn listed(numbers: &BTreeSet<usize>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::summary::{Summary, tests::example};
     use super::*;
+
+    fn begins(seeds: &[Vec<Vec<Sign>>], wanted: &[&str]) {
+        let numbered = seeds.iter().enumerate();
+        let numbered: Vec<(u64, &[Vec<Sign>])> =
+            numbered.map(|(i, of)| (i as u64 + 1, &of[..])).collect();
+        let lines = of(&numbered);
+        assert_eq!(lines.len(), wanted.len(), "{lines:?}");
+        for (line, wanted) in lines.iter().zip(wanted) {
+            assert!(line.starts_with(wanted), "{line} for {wanted}");
+        }
+    }
 
     #[test]
     fn signs_of_a_kind_are_one_line() {
-        let mut one = example(1);
-        let begins = |summary: &Summary, wanted: &[&str]| {
-            let lines = summary.signs();
-            assert_eq!(lines.len(), wanted.len(), "{lines:?}");
-            for (line, wanted) in lines.iter().zip(wanted) {
-                assert!(line.starts_with(wanted), "{line} for {wanted}");
-            }
-        };
-        begins(&one, &["iteration 1: 50 % of the generated"]);
-        one.played[0].signs = vec![
+        let half = || vec![vec![], vec![Sign::Equal(0.5)]];
+        begins(&[half()], &["iteration 1: 50 % of the generated"]);
+        let growing = vec![
             vec![Sign::Equal(0.3)],
             vec![Sign::AtOnce(4), Sign::Equal(0.5)],
             vec![Sign::Equal(0.4), Sign::AtOnce(2)],
         ];
         begins(
-            &one,
+            &[growing],
             &[
                 "iterations 0 to 2, most in iteration 1: 50 % of the generated",
                 "iterations 1, 2, most in iteration 2: all pairs were told apart by step 2",
             ],
         );
-        let mut three = example(3);
-        three.played[1].signs = vec![vec![Sign::First(0.9)]];
         begins(
-            &three,
+            &[half(), vec![vec![Sign::First(0.9)]], half()],
             &[
                 "iteration 1 of 2 of 3 seeds, most in seed 1, iteration 1: 50 %",
                 "seed 2, iteration 0: 90 % of the margin",
