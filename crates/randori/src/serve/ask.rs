@@ -3,16 +3,16 @@
 
 use std::sync::Arc;
 
-use randori_data::Message;
 use randori_engine::GenerateOptions;
 use randori_sdk::seam;
 use serde_json::{Map, Value};
 
 use super::house::House;
-use super::refusal::Refusal;
+use super::prompts::{conversation, prompts};
+use super::refusal::{Refusal, wrong};
 
 /// Fields of both kinds of request.
-const BOTH: [&str; 14] = [
+const BOTH: [&str; 18] = [
     "model",
     "max_tokens",
     "temperature",
@@ -27,19 +27,30 @@ const BOTH: [&str; 14] = [
     "frequency_penalty",
     "logit_bias",
     "user",
+    "metadata",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
 ];
 const COMPLETION: [&str; 4] = ["prompt", "echo", "best_of", "suffix"];
-const CHAT: [&str; 5] = [
+const CHAT: [&str; 11] = [
     "messages",
     "max_completion_tokens",
     "top_logprobs",
     "response_format",
     "store",
+    "tools",
+    "tool_choice",
+    "functions",
+    "function_call",
+    "parallel_tool_calls",
+    "modalities",
 ];
 /// Most tokens that are told beside each.
 const TOP: usize = 20;
-/// Most prompts of a request, and most strings that stop an answer.
-const PROMPTS: usize = 256;
+/// Temperatures below it are 0: what the sampler of that name does not take.
+const COLDEST: f64 = 0.01;
+/// Most strings that stop an answer.
 const STOPS: usize = 16;
 /// Tokens of a completion where the request does not say, as OpenAI has it.
 const COMPLETED: usize = 16;
@@ -105,8 +116,8 @@ impl Wanted {
         let player = house.player(&model)?;
         let echo = fields.flag("echo")?;
         let prompts = match chat {
-            true => vec![(conversation(house, &fields)?, String::new())],
-            false => prompts(house, &fields)?,
+            true => vec![(conversation(house, &fields.0)?, String::new())],
+            false => prompts(house, &fields.0)?,
         };
         let options = fields.options(house, &prompts, chat, echo)?;
         let logprobs = match chat {
@@ -203,7 +214,10 @@ impl Fields {
             "suffix" => value == "",
             "response_format" => value["type"] == "text",
             "store" => value == false,
-            _ => true,
+            "tools" | "functions" => value.as_array().is_some_and(Vec::is_empty),
+            "tool_choice" | "function_call" => value == "none" || value == "auto",
+            "modalities" => *value == serde_json::json!(["text"]),
+            _ => true, // what is written down beside a request and changes no answer
         };
         match self.0.iter().find(|(name, value)| !idle(name, value)) {
             Some((name, value)) => Err(wrong(name, "left out: it is not done here", value)),
@@ -240,9 +254,11 @@ impl Fields {
     /// As `chat` has them: where neither temperature nor top_p is given, the likeliest token.
     fn samplers(&self, house: &House) -> Result<Vec<Arc<dyn seam::SamplerFn>>, Refusal> {
         let (temperature, top_p) = (self.number("temperature")?, self.number("top_p")?);
+        // so near 0 nothing but the likeliest token is drawn
+        let temperature = temperature.map(|t| if (0.0..COLDEST).contains(&t) { 0.0 } else { t });
         let sampler = |field: &str, name: &str, options: &[(String, seam::Value)]| {
             let made = house.host.sampler(name, options);
-            made.map_err(|e| Refusal::field(field, format!("{field}: {e}")))
+            made.map_err(|e| Refusal::field(field, e.to_string()))
         };
         if temperature.unwrap_or(0.0) == 0.0 && (temperature.is_some() || top_p.is_none()) {
             return Ok(vec![sampler("temperature", "greedy", &[])?]);
@@ -259,6 +275,32 @@ impl Fields {
         Ok(chain)
     }
 
+    /// `max_tokens`, or `max_completion_tokens` as it is called since.
+    fn most_new(&self, echo: bool) -> Result<Option<usize>, Refusal> {
+        let least = if echo { 0 } else { 1 };
+        let of = |name: &str| {
+            let Some(value) = self.0.get(name) else {
+                return Ok(None);
+            };
+            let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
+            match count.filter(|count| *count >= least) {
+                Some(count) => Ok(Some(count)),
+                None => {
+                    let what = format!("a whole number of at least {least}, or left out");
+                    Err(wrong(name, &what, value))
+                }
+            }
+        };
+        let (old, new) = ("max_tokens", "max_completion_tokens");
+        match (of(old)?, of(new)?) {
+            (Some(one), Some(other)) if one != other => Err(Refusal::field(
+                new,
+                format!("{new} is {other} and {old} is {one}, which mean the same; give one"),
+            )),
+            (one, other) => Ok(other.or(one)),
+        }
+    }
+
     /// Limits and seed; every prompt must leave room for what is asked after it.
     fn options(
         &self,
@@ -267,17 +309,7 @@ impl Fields {
         chat: bool,
         echo: bool,
     ) -> Result<GenerateOptions, Refusal> {
-        let name = match self.0.contains_key("max_completion_tokens") {
-            true => "max_completion_tokens",
-            false => "max_tokens",
-        };
-        let given = self.count(name, usize::MAX)?;
-        if given == Some(0) && !echo {
-            return Err(Refusal::field(
-                name,
-                format!("{name} must be at least 1, got 0"),
-            ));
-        }
+        let given = self.most_new(echo)?;
         let usual = if chat {
             house.usual.max_new_tokens
         } else {
@@ -316,137 +348,5 @@ impl Fields {
             seed,
             ..house.usual.clone()
         })
-    }
-}
-
-fn wrong(name: &str, what: &str, value: &Value) -> Refusal {
-    let mut shown = value.to_string();
-    if shown.chars().count() > 60 {
-        shown = shown.chars().take(60).chain(['…']).collect();
-    }
-    Refusal::field(name, format!("{name} must be {what}, got {shown}"))
-}
-
-/// The prompts of a completion: a text, texts, token ids, or lists of them.
-fn prompts(house: &House, fields: &Fields) -> Result<Vec<(Vec<u32>, String)>, Refusal> {
-    let Some(value) = fields.0.get("prompt") else {
-        return Err(Refusal::field("prompt", "prompt must be given"));
-    };
-    let wrong = || wrong("prompt", "a string, token ids, or a list of either", value);
-    let all: Vec<Value> = match value {
-        Value::String(_) => vec![value.clone()],
-        Value::Array(all) if all.iter().all(Value::is_number) => vec![value.clone()],
-        Value::Array(all) => all.clone(),
-        _ => return Err(wrong()),
-    };
-    if all.len() > PROMPTS {
-        let text = format!(
-            "a request may have {PROMPTS} prompts, this one has {}",
-            all.len()
-        );
-        return Err(Refusal::field("prompt", text));
-    }
-    let one = |value: &Value| match value {
-        Value::String(text) => of_text(house, text),
-        Value::Array(ids) => {
-            let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
-            let ids: Option<Vec<u32>> = ids.iter().map(id).collect();
-            let ids = ids.ok_or_else(wrong)?;
-            let text = house.tokenizer.decode(&ids);
-            Ok((ids, text))
-        }
-        _ => Err(wrong()),
-    };
-    let all = all.iter().map(one).collect::<Result<Vec<_>, Refusal>>()?;
-    let most = house.usual.vocabulary;
-    for (ids, _) in &all {
-        if ids.is_empty() {
-            let text = "a prompt must have a token to be continued; this one is empty";
-            return Err(Refusal::field("prompt", text));
-        }
-        if let Some(id) = ids.iter().find(|id| **id as usize >= most) {
-            let text = format!("token {id} must be below {most}, the tokenizer's vocabulary");
-            return Err(Refusal::field("prompt", text));
-        }
-    }
-    Ok(all)
-}
-
-/// A text's ids, after the beginning-of-text token where the tokenizer adds one.
-fn of_text(house: &House, text: &str) -> Result<(Vec<u32>, String), Refusal> {
-    let tokenizer = &house.tokenizer;
-    let ids = tokenizer.ids(text);
-    let mut ids = ids.map_err(|e| Refusal::field("prompt", format!("prompt: {e}")))?;
-    let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-    if let Some(bos) = bos.filter(|bos| ids.first() != Some(bos)) {
-        ids.insert(0, bos);
-    }
-    Ok((ids, text.to_owned()))
-}
-
-/// The ids of a conversation up to where the answer begins; the recipe's system message stands
-/// before one that has none.
-fn conversation(house: &House, fields: &Fields) -> Result<Vec<u32>, Refusal> {
-    let messages = fields.0.get("messages").and_then(Value::as_array);
-    let messages = messages.filter(|all| !all.is_empty()).ok_or_else(|| {
-        Refusal::field(
-            "messages",
-            "messages must be a list of at least one message",
-        )
-    })?;
-    let mut all = messages
-        .iter()
-        .enumerate()
-        .map(|(i, m)| message(i, m))
-        .collect::<Result<Vec<_>, _>>()?;
-    if let (Some(text), Some("user" | "assistant")) =
-        (&house.system, all.first().map(Message::role))
-    {
-        all.insert(0, Message::new("system", text.clone()));
-    }
-    let ids = house.tokenizer.prompt(&all);
-    ids.map_err(|e| Refusal::field("messages", format!("messages: {e}")))
-}
-
-fn message(number: usize, value: &Value) -> Result<Message, Refusal> {
-    let place = format!("messages[{number}]");
-    let Some(map) = value.as_object() else {
-        return Err(wrong(&place, "an object with role and content", value));
-    };
-    let known = ["role", "content", "name"];
-    let stray = map
-        .iter()
-        .find(|(name, value)| !known.contains(&name.as_str()) && !value.is_null());
-    if let Some((name, value)) = stray {
-        return Err(wrong(
-            &format!("{place}.{name}"),
-            "left out: it is not done here",
-            value,
-        ));
-    }
-    let role = match value["role"].as_str() {
-        Some("developer") => "system",
-        Some(role @ ("system" | "user" | "assistant")) => role,
-        _ => {
-            let what = "system, developer, user or assistant";
-            return Err(wrong(&format!("{place}.role"), what, &value["role"]));
-        }
-    };
-    let text = |part: &Value| match part["type"] == "text" {
-        true => part["text"].as_str().map(str::to_owned),
-        false => None,
-    };
-    let content: Option<String> = match &value["content"] {
-        Value::String(text) => Some(text.clone()),
-        Value::Array(parts) => parts.iter().map(text).collect(),
-        _ => None,
-    };
-    match content {
-        Some(content) => Ok(Message::new(role, content)),
-        None => Err(wrong(
-            &format!("{place}.content"),
-            "a string, or a list of parts of type text",
-            &value["content"],
-        )),
     }
 }

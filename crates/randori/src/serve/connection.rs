@@ -14,8 +14,9 @@ use super::ask::Wanted;
 use super::choice::Choice;
 use super::desk::{Event, Job, Seat};
 use super::house::House;
-use super::http::{Asked, Broken, Client};
+use super::http::{Asked, Broken, Client, Room};
 use super::refusal::Refusal;
+use super::route::{Route, is_here, same};
 
 /// How often it is looked whether a client is still there.
 const LOOK: Duration = Duration::from_millis(100);
@@ -39,6 +40,8 @@ pub struct Door {
     pub running: AtomicUsize,
     /// No more are taken.
     pub closed: AtomicBool,
+    /// Who is there.
+    pub room: Room,
     /// Requests so far, which number the draws of those without a seed.
     pub count: AtomicU64,
     /// To the thread that computes.
@@ -71,22 +74,25 @@ pub fn serve(door: &Door, stream: TcpStream) {
         return;
     };
     loop {
-        let asked = match client.next() {
+        let (asked, route) = match door.next(&mut client) {
             Ok(asked) => asked,
             Err(Broken::Closed) => return,
             Err(Broken::Refused(refusal)) => {
-                let _ = client.answer(refusal.status, &refusal.body(), false);
+                let told = client.refuse(&refusal, false);
+                if told.is_ok() {
+                    client.drain();
+                }
                 return;
             }
         };
         let stays = asked.stays && !door.closed.load(Ordering::Relaxed);
         door.running.fetch_add(1, Ordering::Relaxed);
-        let done = door.answer(&mut client, &asked, stays);
+        let done = door.answer(&mut client, &asked, route, stays);
         let stays = match done {
             Ok(streamed) => stays && !streamed,
             Err(Failed::Gone) => false,
             Err(Failed::Refused(refusal)) => {
-                let told = client.answer(refusal.status, &refusal.body(), stays);
+                let told = client.refuse(&refusal, stays);
                 stays && told.is_ok()
             }
         };
@@ -98,35 +104,41 @@ pub fn serve(door: &Door, stream: TcpStream) {
 }
 
 impl Door {
+    /// The next request of a client, which is refused by its head where that says enough: nobody
+    /// without the key has a body read.
+    fn next(&self, client: &mut Client) -> Result<(Asked, Route), Broken> {
+        let (asked, length) = client.next(&self.room)?;
+        let route = self.admit(&asked).and_then(|()| Route::of(&asked));
+        let route = route.map_err(Broken::Refused)?;
+        Ok((client.body(asked, length)?, route))
+    }
+
     /// Answers a request; whether by a stream.
-    fn answer(&self, client: &mut Client, asked: &Asked, stays: bool) -> Result<bool, Failed> {
-        self.admit(asked)?;
-        let path = asked.path.trim_end_matches('/');
-        let wanted = match (asked.method.as_str(), path) {
-            ("GET", "/v1/models") => {
-                client.answer(200, &self.house.list(), stays)?;
+    fn answer(
+        &self,
+        client: &mut Client,
+        asked: &Asked,
+        route: Route,
+        stays: bool,
+    ) -> Result<bool, Failed> {
+        let wanted = match route {
+            Route::Models => {
+                client.answer(&self.house.list(), stays)?;
                 return Ok(false);
             }
-            ("GET", path) if path.starts_with("/v1/models/") => {
-                let name = path.trim_start_matches("/v1/models/").replace("%3A", ":");
+            Route::Model(name) => {
                 self.house.player(&name)?;
-                client.answer(200, &self.house.model(&name), stays)?;
+                client.answer(&self.house.model(&name), stays)?;
                 return Ok(false);
             }
-            ("POST", "/v1/chat/completions") => Wanted::of(&self.house, json_of(asked)?, true)?,
-            ("POST", "/v1/completions") => Wanted::of(&self.house, json_of(asked)?, false)?,
-            (_, "/v1/models" | "/v1/chat/completions" | "/v1/completions") => {
-                let text = format!("{path} is not asked by {}", asked.method);
-                return Err(Refusal::new(405, "method_not_allowed", text).into());
-            }
-            _ => return Err(Refusal::new(404, "unknown_url", format!("no {path} here")).into()),
+            Route::Completion { chat } => Wanted::of(&self.house, &asked.body, chat)?,
         };
         let mut reply = Reply::begin(self, wanted)?;
         match reply.wanted.stream {
             true => reply.stream(client).map(|()| true),
             false => {
                 reply.collect(client)?;
-                client.answer(200, &reply.whole(), stays)?;
+                client.answer(&reply.whole(), stays)?;
                 Ok(false)
             }
         }
@@ -154,42 +166,6 @@ impl Door {
         }
         Ok(())
     }
-}
-
-/// The body of a request that says it is JSON: a page elsewhere cannot have a browser send one
-/// without being asked first, which is never allowed.
-fn json_of(asked: &Asked) -> Result<&[u8], Refusal> {
-    let kind = asked.field("content-type").unwrap_or_default();
-    match kind
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .eq_ignore_ascii_case("application/json")
-    {
-        true => Ok(&asked.body),
-        false => {
-            let text = format!("Content-Type must be application/json, got {kind:?}");
-            Err(Refusal::new(415, "wrong_content_type", text))
-        }
-    }
-}
-
-/// Compares without telling by the time taken where two differ.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    let differ = a.iter().zip(b).fold(0, |sum, (a, b)| sum | (a ^ b));
-    a.len() == b.len() && differ == 0
-}
-
-/// Whether a `Host` names the loopback.
-fn is_here(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    let address = name.parse::<std::net::IpAddr>();
-    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|a| a.is_loopback())
 }
 
 /// An answer that is being made.
@@ -426,37 +402,5 @@ impl Drop for Reply<'_> {
         self.over
             .iter()
             .for_each(|over| over.store(true, Ordering::Relaxed));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{is_here, same};
-
-    #[test]
-    fn hosts_of_this_machine_are_told_from_others() {
-        for host in [
-            "localhost:8000",
-            "127.0.0.1:80",
-            "[::1]:8000",
-            "127.0.0.1",
-            "LOCALHOST",
-        ] {
-            assert!(is_here(host), "{host}");
-        }
-        for host in [
-            "",
-            "example.com:8000",
-            "127.0.0.1.example.com",
-            "10.0.0.1:8000",
-        ] {
-            assert!(!is_here(host), "{host}");
-        }
-    }
-
-    #[test]
-    fn keys_are_the_same_or_not() {
-        assert!(same(b"key", b"key"));
-        assert!(!same(b"key", b"keys") && !same(b"kez", b"key") && !same(b"", b"key"));
     }
 }

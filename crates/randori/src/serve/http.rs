@@ -2,7 +2,8 @@
 //! length, an answer or a stream of events. Connections are kept open but for streams.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -14,6 +15,15 @@ const HEAD: usize = 32 << 10;
 const BODY: usize = 16 << 20;
 /// How long a client may take to send a request, and an open connection may say nothing.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The same for a head, once half of the clients that there may be are there: who says nothing
+/// must not keep others out.
+const CROWDED: Duration = Duration::from_secs(2);
+/// How much of a body that was refused unread is read away, and for how long, so that the client
+/// sees the answer before the connection is reset.
+const AWAY: usize = 4 << 20;
+const LINGER: Duration = Duration::from_secs(2);
+/// How often a client that waits looks whether it has become crowded.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// A request.
 pub struct Asked {
@@ -45,6 +55,21 @@ pub enum Broken {
     Refused(Refusal),
 }
 
+/// How many clients there are at once.
+#[derive(Debug)]
+pub struct Room {
+    /// Those who are there.
+    pub clients: AtomicUsize,
+    /// The most.
+    pub most: usize,
+}
+
+impl Room {
+    fn is_crowded(&self) -> bool {
+        2 * self.clients.load(Ordering::Relaxed) > self.most
+    }
+}
+
 /// A client.
 pub struct Client {
     stream: TcpStream,
@@ -64,22 +89,31 @@ impl Client {
         })
     }
 
-    /// The next request.
+    /// The head of the next request, and the length of its body, which [`Client::body`] reads.
     ///
     /// # Errors
     /// See [`Broken`].
-    pub fn next(&mut self) -> Result<Asked, Broken> {
-        let until = Instant::now() + PATIENCE;
-        let (mut asked, length) = loop {
+    pub fn next(&mut self, room: &Room) -> Result<(Asked, usize), Broken> {
+        let began = Instant::now();
+        loop {
             if let Some(found) = self.head()? {
-                break found;
+                return Ok(found);
             }
             if self.ahead.len() > HEAD {
                 let text = format!("the head of a request may have {HEAD} bytes");
                 return Err(refused(431, "head_too_large", text));
             }
-            self.more(until)?;
-        };
+            let patience = if room.is_crowded() { CROWDED } else { PATIENCE };
+            self.more(began + patience)?;
+        }
+    }
+
+    /// The request with its body.
+    ///
+    /// # Errors
+    /// See [`Broken`].
+    pub fn body(&mut self, mut asked: Asked, length: usize) -> Result<Asked, Broken> {
+        let until = Instant::now() + PATIENCE;
         let waits = asked.field("expect");
         if length > self.ahead.len()
             && waits.is_some_and(|w| w.eq_ignore_ascii_case("100-continue"))
@@ -93,6 +127,17 @@ impl Client {
         let rest = self.ahead.split_off(length);
         asked.body = std::mem::replace(&mut self.ahead, rest);
         Ok(asked)
+    }
+
+    /// Reads away what is left of a request that was refused, within bounds.
+    pub fn drain(&mut self) {
+        let until = Instant::now() + LINGER;
+        let _ = self.stream.shutdown(Shutdown::Write);
+        let mut read = 0;
+        while read < AWAY && self.more(until).is_ok() {
+            read += self.ahead.len();
+            self.ahead.clear();
+        }
     }
 
     /// The head, if all of it is there, and the length of the body.
@@ -165,7 +210,7 @@ impl Client {
                 false => refused(408, "timeout", "the request did not come in time".into()),
             });
         }
-        let waits = self.stream.set_read_timeout(Some(left));
+        let waits = self.stream.set_read_timeout(Some(left.min(LOOK)));
         waits.map_err(|_| Broken::Closed)?;
         let mut piece = [0; 16 << 10];
         match self.stream.read(&mut piece) {
@@ -196,16 +241,35 @@ impl Client {
     ///
     /// # Errors
     /// A client that has gone.
-    pub fn answer(&mut self, status: u16, body: &Value, stays: bool) -> std::io::Result<()> {
+    pub fn answer(&mut self, body: &Value, stays: bool) -> std::io::Result<()> {
+        self.send(200, "", body, stays)
+    }
+
+    /// Sends a refusal.
+    ///
+    /// # Errors
+    /// A client that has gone.
+    pub fn refuse(&mut self, refusal: &Refusal, stays: bool) -> std::io::Result<()> {
+        let fields = match (refusal.status, refusal.allow) {
+            (503, _) => "Retry-After: 1\r\n".to_owned(),
+            (401, _) => "WWW-Authenticate: Bearer\r\n".to_owned(),
+            (_, Some(methods)) => format!("Allow: {methods}\r\n"),
+            _ => String::new(),
+        };
+        self.send(refusal.status, &fields, &refusal.body(), stays)
+    }
+
+    fn send(
+        &mut self,
+        status: u16,
+        fields: &str,
+        body: &Value,
+        stays: bool,
+    ) -> std::io::Result<()> {
         let body = body.to_string();
         let connection = if stays { "keep-alive" } else { "close" };
-        let retry = if status == 503 {
-            "Retry-After: 1\r\n"
-        } else {
-            ""
-        };
         let head = format!(
-            "HTTP/1.1 {status} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{retry}Connection: {connection}\r\n\r\n",
+            "HTTP/1.1 {status} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{fields}Connection: {connection}\r\n\r\n",
             reason(status),
             body.len()
         );

@@ -29,10 +29,13 @@ mod connection;
 mod desk;
 mod house;
 mod http;
+mod prompts;
 mod refusal;
+mod route;
 
 use connection::Door;
 use house::House;
+use http::Room;
 
 /// Most tokens of a sequence where neither the caller nor the model says less.
 const CONTEXT: usize = 4096;
@@ -105,6 +108,10 @@ pub fn serve(request: &Request, how: &Serve) -> Result<()> {
         waiting,
         running: AtomicUsize::new(0),
         closed: Default::default(),
+        room: Room {
+            clients: AtomicUsize::new(0),
+            most: CLIENTS,
+        },
         count: Default::default(),
         jobs,
     });
@@ -154,9 +161,9 @@ fn load(
     Ok((models, loaded))
 }
 
-/// Takes clients, each in a thread of its own.
+/// Takes clients, each in a thread of its own. Who is one too many is turned away: those who say
+/// nothing are sent off soon then.
 fn take(listener: &TcpListener, door: &Arc<Door>) {
-    let clients: Arc<AtomicUsize> = Arc::default();
     for stream in listener.incoming() {
         if door.closed.load(Ordering::Relaxed) {
             return;
@@ -165,18 +172,16 @@ fn take(listener: &TcpListener, door: &Arc<Door>) {
             thread::sleep(Duration::from_millis(20)); // no more files may be open, say
             continue;
         };
-        if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS {
+        let clients = &door.room.clients;
+        if clients.fetch_add(1, Ordering::Relaxed) >= door.room.most {
             clients.fetch_sub(1, Ordering::Relaxed);
             continue; // closes it
         }
-        let (door, clients) = (door.clone(), clients.clone());
+        let of_thread = door.clone();
         let name = "client".to_owned();
-        let begun = thread::Builder::new().name(name).spawn({
-            let clients = clients.clone();
-            move || {
-                connection::serve(&door, stream);
-                clients.fetch_sub(1, Ordering::Relaxed);
-            }
+        let begun = thread::Builder::new().name(name).spawn(move || {
+            connection::serve(&of_thread, stream);
+            of_thread.room.clients.fetch_sub(1, Ordering::Relaxed);
         });
         if begun.is_err() {
             clients.fetch_sub(1, Ordering::Relaxed);

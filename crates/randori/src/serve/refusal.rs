@@ -13,6 +13,8 @@ pub struct Refusal {
     pub param: Option<String>,
     /// One line.
     pub message: String,
+    /// The methods that the path takes, where it was asked by another one.
+    pub allow: Option<&'static str>,
 }
 
 impl Refusal {
@@ -23,6 +25,7 @@ impl Refusal {
             code,
             param: None,
             message: message.into(),
+            allow: None,
         }
     }
 
@@ -48,4 +51,13 @@ impl Refusal {
             "code": self.code,
         }})
     }
+}
+
+/// A field whose value must be something else.
+pub fn wrong(name: &str, what: &str, value: &Value) -> Refusal {
+    let mut shown = value.to_string();
+    if shown.chars().count() > 60 {
+        shown = shown.chars().take(60).chain(['…']).collect();
+    }
+    Refusal::field(name, format!("{name} must be {what}, got {shown}"))
 }
