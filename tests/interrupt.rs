@@ -17,7 +17,7 @@ const RUN: [&str; 4] = ["run", "r.toml", "-q", "--fresh"];
 /// may have made their children.
 fn begun(w: &World, args: &[&str], set: &[&str]) -> Child {
     Command::new("env")
-        .arg("--default-signal=INT")
+        .arg("--default-signal=INT,TERM,HUP")
         .arg(env!("CARGO_BIN_EXE_randori"))
         .args(args)
         .args(set.iter().flat_map(|key| ["--set", key]))

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::program::World;
 
 /// A game of three players, `start`, `iter-0` and `iter-1`, which answer differently.
-fn played() -> World {
+pub fn played() -> World {
     let w = World::new();
     let set = [
         "adapter.kind=lora",
@@ -29,16 +29,16 @@ fn played() -> World {
     w
 }
 
-struct Server {
-    child: Child,
-    address: String,
+pub struct Server {
+    pub child: Child,
+    pub address: String,
 }
 
 impl Server {
-    fn of(w: &World, args: &[&str]) -> Server {
+    pub fn of(w: &World, args: &[&str]) -> Server {
         // not deaf to Ctrl-C as whoever runs the tests in the background may have made it
         let mut child = Command::new("env")
-            .arg("--default-signal=INT")
+            .arg("--default-signal=INT,TERM,HUP")
             .arg(env!("CARGO_BIN_EXE_randori"))
             .args(["serve", "runs/r", "-q", "--port", "0"])
             .args(args)
@@ -71,7 +71,7 @@ impl Server {
     }
 
     /// Status and body of a request.
-    fn asked(&self, method: &str, path: &str, fields: &str, body: &str) -> (u16, String) {
+    pub fn asked(&self, method: &str, path: &str, fields: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream
             .set_read_timeout(Some(Duration::from_secs(120)))
@@ -89,7 +89,7 @@ impl Server {
         (status, body.to_owned())
     }
 
-    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         let kind = "Content-Type: application/json\r\n";
         let (status, text) = self.asked("POST", path, kind, &body.to_string());
         (status, serde_json::from_str(&text).unwrap())
@@ -101,7 +101,7 @@ impl Server {
         answer
     }
 
-    fn chat(&self, model: &str, text: &str) -> String {
+    pub fn chat(&self, model: &str, text: &str) -> String {
         let messages = json!([{"role": "user", "content": text}]);
         let body = json!({"model": model, "messages": messages});
         let answer = self.accepted("/v1/chat/completions", &body);

@@ -21,3 +21,4 @@ mod program;
 mod recipe;
 mod resume;
 mod serve;
+mod serve_clients;

@@ -1,6 +1,7 @@
-//! Ctrl-C, a hang-up and the request to end (SIGTERM) that schedulers send: the first lets a training that runs end its step and be saved, says what is saved and
-//! how to go on, and ends the program; a second ends it at once. Nothing has to be finished for
-//! that: whatever is saved is whole at every moment, and what is half written is removed.
+//! Ctrl-C, a hang-up and the request to end (SIGTERM) that schedulers send: the first lets a
+//! training that runs end its step and be saved, says what is saved and how to go on, and ends the
+//! program; a second ends it at once. Nothing has to be finished for that: whatever is saved is
+//! whole at every moment, and what is half written is removed.
 
 use std::process::exit;
 use std::thread;

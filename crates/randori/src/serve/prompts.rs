@@ -13,7 +13,10 @@ const PROMPTS: usize = 256;
 const TOKEN: usize = 128;
 
 /// The prompts of a completion: a text, texts, token ids, or lists of them.
-pub fn prompts(house: &House, fields: &Map<String, Value>) -> Result<Vec<(Vec<u32>, String)>, Refusal> {
+pub fn prompts(
+    house: &House,
+    fields: &Map<String, Value>,
+) -> Result<Vec<(Vec<u32>, String)>, Refusal> {
     let Some(value) = fields.get("prompt") else {
         return Err(Refusal::field("prompt", "prompt must be given"));
     };
