@@ -188,6 +188,16 @@ fn what_a_task_asks_for_and_we_have_not_is_refused_by_name() {
         assert!(ran.stderr.contains(why), "{name}: {}", ran.stderr);
     }
     let harness = definitions();
+    let near = run(&world, &asked("sumz", &harness, &[]));
+    assert!(
+        near.stderr.contains("did you mean sums?"),
+        "{}",
+        near.stderr
+    );
+    for empty in ["", "sums,,letters_late", " "] {
+        let ran = run(&world, &asked(empty, &harness, &[]));
+        assert!(ran.stderr.contains("one name is empty"), "{}", ran.stderr);
+    }
     let ran = run(&world, &asked("sums,absent", &harness, &[]));
     assert!(
         ran.stderr.contains("--tasks absent: no task, group or tag"),
@@ -196,6 +206,37 @@ fn what_a_task_asks_for_and_we_have_not_is_refused_by_name() {
     );
     let ran = world.run(&["eval", "r.toml", "--limit", "3"]);
     assert_eq!(ran.code, 2, "{}", ran.stderr); // without tasks
+}
+
+/// A target that is none of the choices counts as wrong, as with lm-eval, and is said to; a task
+/// that is named twice is asked once.
+#[test]
+fn questions_that_nobody_can_answer_are_told() {
+    let world = World::new();
+    let base = "dataset_path: made/science\ntest_split: test\noutput_type: multiple_choice\n\
+                doc_to_text: '{{question}}'\ndoc_to_choice: '{{choices.text}}'\n";
+    fs::create_dir_all(world.dir().join("mine")).unwrap();
+    let harness = text(&world.dir().join("mine"));
+    let warning = "no choice is right, so every answer counts as wrong";
+    for (name, target, warned) in [
+        ("far", "7", Some("document 0 asks for 7 of ")),
+        ("behind", "-1", Some("document 0 asks for -1 of ")),
+        (
+            "text",
+            "'none of them'",
+            Some("asks for \"none of them\" of "),
+        ),
+        ("first", "0", None),
+    ] {
+        let task = format!("{base}task: {name}\ndoc_to_target: {target}\n");
+        world.file(&format!("mine/{name}.yaml"), &task);
+        let ran = run(&world, &asked(&format!("{name},{name}"), &harness, &[]));
+        assert_eq!(ran.code, 0, "{name}: {}", ran.stderr);
+        let found = ran.stderr.contains(warning);
+        assert_eq!(found, warned.is_some(), "{name}: {}", ran.stderr);
+        assert!(ran.stderr.contains(warned.unwrap_or("")), "{}", ran.stderr);
+        assert_eq!(ran.stdout.matches(name).count(), 1, "{}", ran.stdout);
+    }
 }
 
 /// A Python file of another version is another function, whatever its name.

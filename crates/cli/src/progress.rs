@@ -334,7 +334,10 @@ impl Figures<'_> {
             format!("ETA {}", clock(Duration::from_secs_f64(left)))
         });
         let took = over.then(|| clock(self.elapsed));
-        let left = self.left.map(|time| format!("~{} left", roughly(time)));
+        let left = self.left.map(|time| match roughly(time) {
+            bound if bound.starts_with("under") => format!("{bound} left"),
+            time => format!("~{time} left"),
+        });
         let note = (!self.note.is_empty()).then(|| self.note.to_string());
         let speed = (self.tokens > 0 && seconds > 0.0).then(|| {
             let a_second = (self.tokens as f64 / seconds) as usize;

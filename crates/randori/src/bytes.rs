@@ -2,6 +2,8 @@
 
 /// More memory than a machine has: 64 TiB.
 const MOST: u64 = 64 << 40;
+/// More than any file has: 1 EiB.
+const LARGEST: f64 = (1u64 << 60) as f64;
 
 /// `5GB`, `500MB`, `2GiB`, `1000000`. A bare letter is a power of 1024, as in other tools: `24G`.
 pub fn parse(text: &str) -> Result<u64, String> {
@@ -22,6 +24,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
         }
     };
     match number.parse::<f64>() {
+        Ok(n) if n * factor > LARGEST => Err("must be less than 1,048,576 TiB".into()),
         Ok(n) if n * factor >= 1.0 => Ok((n * factor) as u64),
         _ => Err("must be at least one byte: 5GB, 500MB".into()),
     }
@@ -37,6 +40,9 @@ pub fn memory(text: &str) -> Result<u64, String> {
     match alone && size > MOST {
         true => Err(format!(
             "a number alone is GiB, and {text} GiB are more than there are: give the unit, as in {text}B"
+        )),
+        false if size > MOST => Err(format!(
+            "{text} is more memory than there is in one place: at most 64TiB"
         )),
         false => Ok(size),
     }
@@ -85,7 +91,7 @@ mod tests {
         ] {
             assert_eq!(parse(text), Ok(bytes), "{text}");
         }
-        for text in ["", "0", "GB", "5 apples", "-1GB", "1e9"] {
+        for text in ["", "0", "GB", "5 apples", "-1GB", "1e9", "999999999999TB"] {
             assert!(parse(text).is_err(), "{text}");
         }
     }
@@ -103,6 +109,9 @@ mod tests {
         }
         let e = memory("8000000000").unwrap_err();
         assert!(e.contains("a number alone is GiB"), "{e}");
+        let e = memory("65TiB").unwrap_err();
+        assert!(e.contains("65TiB is more memory"), "{e}");
+        assert_eq!(memory("64TiB"), Ok(64 << 40));
         for text in ["", "0", ".", "24 cards"] {
             assert!(memory(text).is_err(), "{text}");
         }

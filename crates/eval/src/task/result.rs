@@ -57,6 +57,20 @@ impl Definition {
         })
     }
 
+    /// Whether no choice of a document is right: its target is none of them, so that whoever
+    /// answers is wrong. lm-eval counts it so, too.
+    ///
+    /// # Errors
+    /// A target that is no choice's number.
+    pub fn is_unanswerable(&self, item: &Item) -> Result<bool, Wrong> {
+        if item.choices.is_empty() || self.process_results.is_some() {
+            return Ok(false);
+        }
+        let right = right_choices(item);
+        let right = right.map_err(|what| Wrong::at(item.number, what).in_task(&self.name))?;
+        Ok(!(0..item.choices.len()).any(|i| right(i)))
+    }
+
     /// Scores a document by the response to it.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use randori_eval::task::{Definition, FUNCTION, Function, PYTHON_FILES};
+use randori_host::nearest;
 use serde_json::{Map, Value};
 
 use super::yaml;
@@ -116,14 +117,33 @@ impl Harness {
         let tagged = self.tagged(name)?;
         ensure!(
             !tagged.is_empty(),
-            "--tasks {name}: no task, group or tag of {} is called so{unread}",
-            self.root.display()
+            "--tasks {name}: no task, group or tag of {} is called so{unread}{}",
+            self.root.display(),
+            self.like(name)
         );
         Ok(Asked::Group(Group {
             name: name.to_owned(),
             parts: tagged,
             averaged: Vec::new(),
         }))
+    }
+
+    /// The name nearest to one that is nobody's, in words.
+    fn like(&self, name: &str) -> String {
+        let of_file = |file: &File| -> Vec<String> {
+            let lines = file.text.lines().filter(|line| !line.starts_with(' '));
+            let own = lines.filter_map(|line| {
+                let named = line.strip_prefix("task:").or(line.strip_prefix("group:"))?;
+                let named = named.trim().trim_matches(['"', '\'']);
+                (!named.is_empty()).then(|| named.to_owned())
+            });
+            own.collect()
+        };
+        let all: Vec<String> = self.files.iter().flat_map(of_file).collect();
+        match nearest(name, all.iter().map(String::as_str)) {
+            Some(near) => format!("; did you mean {near}?"),
+            None => String::new(),
+        }
     }
 
     fn group(&self, name: &str, config: &Map<String, Value>, depth: usize) -> Result<Group> {

@@ -93,11 +93,17 @@ pub fn eval_tasks(
         "definitions",
         harness.root().display()
     ));
-    let asked = tasks.names.iter().map(|name| harness.find(name));
+    let asked = once(&tasks.names)?;
+    let asked = asked.into_iter().map(|name| harness.find(name));
     let asked: Vec<Asked> = asked.collect::<Result<_>>()?;
     let mut ready = Vec::new();
     for one in &asked {
         prepare(one, tasks, &mut ready)?;
+    }
+    for one in &ready {
+        if let Some(line) = unanswerable(one)? {
+            watch.warn(line);
+        }
     }
     let opened = Opened::of(request, recipe, host)?;
     let session = opened.load(adapter)?;
@@ -123,6 +129,48 @@ pub fn eval_tasks(
         outbox::write_results(out, |path| Ok(write_rows(path, &rows)?))?;
     }
     Ok(())
+}
+
+/// A line about questions of which no choice is right, most often since the target is a text
+/// or counts from 1; nobody can answer them.
+fn unanswerable(ready: &Ready) -> Result<Option<String>> {
+    let of = &ready.definition;
+    if !matches!(of.output, Output::Choices) {
+        return Ok(None);
+    }
+    let (mut count, mut first) = (0, None);
+    for item in &ready.items {
+        if of.is_unanswerable(item)? {
+            count += 1;
+            first.get_or_insert(item);
+        }
+    }
+    Ok(first.map(|item| {
+        format!(
+            "{}: of {count} of {} questions no choice is right, so every answer counts as wrong; \
+             document {} asks for {} of {} choices",
+            of.name,
+            ready.items.len(),
+            item.number,
+            item.target,
+            item.choices.len()
+        )
+    }))
+}
+
+/// The names, each once.
+fn once(names: &[String]) -> Result<Vec<&str>> {
+    let mut all: Vec<&str> = Vec::new();
+    for name in names.iter().map(|name| name.trim()) {
+        ensure!(
+            !name.is_empty(),
+            "--tasks must name tasks, groups or tags, separated by commas; one name is empty"
+        );
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    Ok(all)
 }
 
 /// The player's recipe, what it has learnt, and what it is called: of a recipe or a run folder, or
