@@ -278,7 +278,7 @@ fn updates_that_llama_cpp_does_not_apply_are_refused() {
             &["per_layer_model_projection"],
             "none",
             dense(),
-            "llama.cpp applies no update to model.per_layer_model_projection",
+            "llama.cpp does not apply updates to model.per_layer_model_projection",
         ),
     ] {
         let e = lora(targets, without, &more).1.unwrap_err();

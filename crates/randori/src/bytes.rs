@@ -4,6 +4,7 @@
 const MOST: u64 = 64 << 40;
 /// More than any file has: 1 EiB.
 const LARGEST: f64 = (1u64 << 60) as f64;
+const TOO_LARGE: &str = "must be at most 1,048,576 TiB";
 
 /// `5GB`, `500MB`, `2GiB`, `1000000`. A bare letter is a power of 1024, as in other tools: `24G`.
 pub fn parse(text: &str) -> Result<u64, String> {
@@ -24,7 +25,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
         }
     };
     match number.parse::<f64>() {
-        Ok(n) if n * factor > LARGEST => Err("must be less than 1,048,576 TiB".into()),
+        Ok(n) if n * factor > LARGEST => Err(TOO_LARGE.into()),
         Ok(n) if n * factor >= 1.0 => Ok((n * factor) as u64),
         _ => Err("must be at least one byte: 5GB, 500MB".into()),
     }
@@ -34,17 +35,20 @@ pub fn parse(text: &str) -> Result<u64, String> {
 pub fn memory(text: &str) -> Result<u64, String> {
     let alone = text.chars().all(|c| c.is_ascii_digit() || c == '.');
     let size = match alone {
-        true => parse(&format!("{text}GiB"))?,
-        false => parse(text)?,
+        true => parse(&format!("{text}GiB")),
+        false => parse(text),
     };
-    match alone && size > MOST {
-        true => Err(format!(
+    let too_much = size
+        .as_ref()
+        .map_or_else(|e| e == TOO_LARGE, |size| *size > MOST);
+    match (alone, too_much) {
+        (_, false) => size,
+        (true, true) => Err(format!(
             "a number alone is GiB, and {text} GiB are more than there are: give the unit, as in {text}B"
         )),
-        false if size > MOST => Err(format!(
+        (false, true) => Err(format!(
             "{text} is more memory than there is in one place: at most 64TiB"
         )),
-        false => Ok(size),
     }
 }
 

@@ -249,7 +249,7 @@ fn named(model: &Model, projection: &str) -> Result<Named> {
     }
     if named.module.not_adapted {
         return Err(Error::rule(format!(
-            "llama.cpp applies no update to {projection} of GGUF's {}; train without it, or export the merged model as gguf",
+            "llama.cpp does not apply updates to {projection} of GGUF's {} as they were trained; train without it, or export the merged model as gguf",
             model.gguf.architecture
         )));
     }
