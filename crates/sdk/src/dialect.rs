@@ -196,8 +196,8 @@ records! {
         /// Whether a file lacks the middle axis, of length 1, of its weight: (channels, 1, taps) of
         /// a convolution of each channel by itself.
         pub squeezed: bool,
-        /// Whether llama.cpp applies an adapter's update of it otherwise than it was trained, or not
-        /// at all, without a word.
+        /// Whether llama.cpp applies an adapter's update of it otherwise than it was trained, or
+        /// not at all, without a word.
         pub not_adapted: bool,
     }
 

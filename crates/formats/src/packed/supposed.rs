@@ -45,7 +45,7 @@ enum Method {
     Fp8(Option<Grid>),
     Compressed(Scheme),
     Mxfp4,
-    Bnb(Bnb4),
+    Bnb(Box<Bnb4>),
 }
 
 impl Supposed {
@@ -66,7 +66,7 @@ impl Supposed {
         let bitsandbytes = |of: Supposed| {
             let said = bnb::supposed(config)?;
             Ok(said.map(|(four, skipped)| Supposed {
-                method: Method::Bnb(four),
+                method: Method::Bnb(Box::new(four)),
                 skipped,
                 ..of
             }))
@@ -121,7 +121,7 @@ impl Supposed {
         let [rows, columns] = shape;
         let count = (rows * columns) as u64;
         let (len, format) = match &self.method {
-            Method::Bnb(four) => (count.div_ceil(2), Format::Bnb4(Box::new(four.clone()))),
+            Method::Bnb(four) => (count.div_ceil(2), Format::Bnb4(four.clone())),
             _ => {
                 let packed = self.packed(module, shape)?;
                 let len = (count * u64::from(packed.codes.bits())).div_ceil(8);
