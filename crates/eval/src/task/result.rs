@@ -68,7 +68,7 @@ impl Definition {
         }
         let right = right_choices(item);
         let right = right.map_err(|what| Wrong::at(item.number, what).in_task(&self.name))?;
-        Ok(!(0..item.choices.len()).any(|i| right(i)))
+        Ok(!(0..item.choices.len()).any(right))
     }
 
     /// Scores a document by the response to it.
